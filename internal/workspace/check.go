@@ -92,7 +92,10 @@ func fileName(text string) (string, string) {
 var sourceFile = pattern(`^[A-Za-z0-9_][A-Za-z0-9_.+~^@=,-]*$`, "is not a file name that Slipway takes", "letters, digits and _ . + ~ ^ @ = , - only, not beginning with a dot")
 
 func sourceGroup(text string) (string, string) {
-	const hint = "a folder below sources/, such as logdog or api/server"
+	const hint = "a folder below sources/, such as logdog or api/server; a dot is all of sources/"
+	if text == "." {
+		return "", ""
+	}
 	if strings.HasPrefix(text, "/") {
 		return fmt.Sprintf("is an absolute path: %q", text), hint
 	}

@@ -119,7 +119,7 @@ debuginfo = true
 _with_docs = "0"
 -- packages/zlib/package.toml --
 releases-url = "https://example.org/"
-source-groups = ["logdog", "api/server"]
+source-groups = ["logdog", "api/server", "."]
 [[external-files]]
 url = "https://example.org/zlib-1.3.tar.xz?raw=1"
 sha256 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -187,7 +187,7 @@ func TestLoad(t *testing.T) {
 		}, {
 			Name: "zlib", Dir: zlib, Manifest: filepath.Join(zlib, "package.toml"), Spec: filepath.Join(zlib, "zlib.spec"),
 			Files:       []string{"a.conf", "b.patch", "zlib.spec"},
-			ReleasesURL: "https://example.org/", SourceGroups: []string{"logdog", "api/server"},
+			ReleasesURL: "https://example.org/", SourceGroups: []string{"logdog", "api/server", "."},
 			ExternalFiles: []workspace.ExternalFile{{
 				URL: "https://example.org/zlib-1.3.tar.xz?raw=1", SHA256: hex64,
 				Pos: workspace.Position{File: "packages/zlib/package.toml", Line: 3, Column: 3},

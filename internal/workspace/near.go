@@ -10,7 +10,7 @@ import (
 // Near returns up to three of the known names that name may be a slip of, the
 // nearest first. It looks at each known name once.
 func Near(name string, known []string) []string {
-	limit := max(1, len(name)/3)
+	limit := len(name) / 3
 	type match struct {
 		name string
 		dist int
@@ -54,8 +54,8 @@ func distance(a, b string, limit int) int {
 	if d := len(a) - len(b); d > limit || -d > limit {
 		return limit + 1
 	}
-	var before []int
-	prev, cur := make([]int, len(b)+1), make([]int, len(b)+1)
+	rows := make([]int, 3*(len(b)+1))
+	before, prev, cur := rows[:len(b)+1], rows[len(b)+1:2*(len(b)+1)], rows[2*(len(b)+1):]
 	for j := range prev {
 		prev[j] = j
 	}
@@ -76,7 +76,7 @@ func distance(a, b string, limit int) int {
 		if least > limit {
 			return limit + 1
 		}
-		before, prev, cur = prev, cur, make([]int, len(b)+1)
+		before, prev, cur = prev, cur, before
 	}
 	return prev[len(b)]
 }

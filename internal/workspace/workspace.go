@@ -66,7 +66,7 @@ type Package struct {
 	Files    []string // names of the regular files directly in Dir, sorted, without dot files and package.toml
 
 	ReleasesURL   string         `toml:"releases-url" check:"web" doc:"Page where upstream announces releases; for people."`
-	SourceGroups  []string       `toml:"source-groups" check:"group" doc:"Folders below sources/ that the build sees and whose content is part of the package's key."`
+	SourceGroups  []string       `toml:"source-groups" check:"group" doc:"Folders below sources/, or a dot for all of it, that the build sees and whose content is part of the package's key."`
 	ExternalFiles []ExternalFile `toml:"external-files" doc:"Files of the spec that are fetched rather than kept in the package folder. Each must be a Source or Patch of the spec."`
 
 	positions

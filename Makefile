@@ -1,0 +1,61 @@
+# Slipway: see `make help`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+SLIPWAY := bin/slipway
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+# Debian packages that the host needs, by what needs them
+BUILD_HOST := runc mmdebstrap
+RUN_HOST := qemu-system-x86 ovmf
+TEST_HOST := runc mmdebstrap rpm gdisk dosfstools erofs-utils cryptsetup-bin qemu-system-x86 ovmf
+
+# install-missing: install what is missing of the packages in $(1), and say so
+define install-missing
+@missing=$$(for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+if [ -n "$$missing" ]; then \
+  echo "installing with apt:" $$missing; \
+  [ "$$(id -u)" = 0 ] || { echo "not root: run  apt-get install" $$missing >&2; exit 1; }; \
+  log=$$(mktemp); \
+  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing; } >$$log 2>&1 || { cat $$log >&2; exit 1; }; \
+  rm -f $$log; \
+fi
+endef
+
+.PHONY: help tool image test lint boot-test repro-test bench docs run clean
+
+help: ## show this text
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+tool: ## build bin/slipway
+	go build -trimpath -o $(SLIPWAY) ./cmd/slipway
+
+image: tool ## build Dinghy's default image from source
+	$(call install-missing,$(BUILD_HOST))
+	$(SLIPWAY) -C os build
+
+test: ## run the tests
+	$(call install-missing,$(TEST_HOST))
+	go test ./...
+
+lint: ## gofmt, vet, golangci-lint, shell syntax
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "gofmt would change:" $$bad >&2; exit 1; }
+	go run $(GOLANGCI_LINT) run ./...
+	for f in $$(git ls-files '*.sh' .ci/run internal/sdk/pack/mktoolchain); do bash -n $$f || exit 1; done
+
+boot-test: image ## boot the default image in QEMU and check what runs in it
+	$(call install-missing,$(RUN_HOST))
+	go test -count=1 -timeout 30m -tags e2e ./e2e -slipway "$(abspath $(SLIPWAY))" -workspace "$(abspath os)"
+
+repro-test: image ## build every package and the image again elsewhere and compare
+	go test -count=1 -timeout 120m -tags e2e ./e2e -run TestReproducible -repro -slipway "$(abspath $(SLIPWAY))" -workspace "$(abspath os)"
+
+docs: tool ## write the generated pages of docs/
+	$(SLIPWAY) docs --output docs
+
+run: image ## boot the default image on this terminal
+	$(call install-missing,$(RUN_HOST))
+	$(SLIPWAY) -C os run
+
+clean: ## remove bin/ and what builds left in os/build; caches stay
+	rm -rf bin os/build

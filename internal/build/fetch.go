@@ -1,0 +1,155 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"slipway/internal/graph"
+	"slipway/internal/progress"
+	"slipway/internal/sdk"
+	"slipway/internal/source"
+)
+
+// Fetch brings the sources of the named targets and of all that they need.
+// Without names it takes every package of the workspace.
+func (b *Builder) Fetch(ctx context.Context, names []string) error {
+	var targets []*graph.Target
+	if len(names) == 0 {
+		targets = b.graph.Topo()
+	} else {
+		var err error
+		if targets, err = b.closure(names); err != nil {
+			return err
+		}
+	}
+	var all []source.Item
+	for _, t := range targets {
+		if t.Package != nil {
+			all = append(all, items(t.Package)...)
+		}
+	}
+	if _, err := b.fetch(ctx, all); err != nil {
+		return err
+	}
+	b.display.Print("%d source files are in the store", len(all))
+	return nil
+}
+
+// FetchSDK makes the SDK ready, so that a later build needs no network.
+func (b *Builder) FetchSDK(ctx context.Context) (*sdk.Image, error) {
+	if err := b.ensureSDK(ctx, nil); err != nil {
+		return nil, err
+	}
+	return b.sdk, nil
+}
+
+func (b *Builder) fetch(ctx context.Context, items []source.Item) ([]source.Blob, error) {
+	blobs := make([]source.Blob, len(items))
+	missing := false
+	for i, item := range items {
+		blob, ok := b.sources.Lookup(item)
+		blobs[i], missing = blob, missing || !ok
+	}
+	if !missing {
+		return blobs, nil
+	}
+	got, err := b.sources.Fetch(ctx, items, source.Options{
+		Lookaside: b.ws.Config.Sources.Lookaside, Upstream: b.ws.Config.Sources.Upstream, OnEvent: b.fetchEvent,
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i := range items {
+		blobs[i] = got[i]
+	}
+	return blobs, nil
+}
+
+func (b *Builder) fetchEvent(e source.Event) {
+	switch e.State {
+	case "start", "progress":
+		b.display.Download(e.Item.Name, e.Done, e.Total)
+	case "done":
+		b.display.Downloaded(e.Item.Name, e.Done)
+	case "error":
+		b.display.Print("%s: fetch of %s failed: %v", e.Item.Owner, e.Item.Name, e.Err)
+	}
+}
+
+// prefetch brings the sources of stale targets beside the builds. What goes
+// wrong here is said by the target that needs the source.
+func (b *Builder) prefetch(ctx context.Context, jobs []*job, byName map[string]*graph.Target) (stop func()) {
+	var all []source.Item
+	for _, j := range jobs {
+		if t := byName[j.name]; t.Package != nil {
+			all = append(all, items(t.Package)...)
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = b.fetch(ctx, all) })
+	return func() {
+		cancel()
+		wg.Wait()
+	}
+}
+
+const sdkTarget = "sdk"
+
+// ensureSDK makes the SDK ready. If it has to be made, the sources of targets
+// are fetched meanwhile.
+func (b *Builder) ensureSDK(ctx context.Context, targets []*graph.Target) error {
+	if b.sdk != nil {
+		return nil
+	}
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	building := false
+	image, err := sdk.Ensure(ctx, b.ws, sdk.Options{
+		Locked: b.opt.Locked, CacheDir: b.opt.Cache,
+		OnEvent: func(e sdk.Event) {
+			if !building {
+				building = true
+				b.display.Start(sdkTarget, e.Stage)
+				beside.Go(func() {
+					var all []source.Item
+					for _, t := range targets {
+						if t.Package != nil {
+							all = append(all, items(t.Package)...)
+						}
+					}
+					_, _ = b.fetch(ctx, all)
+				})
+			}
+			switch e.State {
+			case sdk.StateChange:
+				if e.Change.Old != "" {
+					b.display.Print("sdk: pin changed: %s", e.Change)
+				}
+			case sdk.StateWarning:
+				b.display.Print("sdk: warning: %s", e.Text)
+			case sdk.StateProgress:
+				b.display.Download("sdk "+e.Stage, e.Done, e.Total)
+			case sdk.StateDone:
+				if e.Total > 0 {
+					b.display.Downloaded("sdk "+e.Stage, e.Done)
+				}
+			default:
+				b.display.Phase(sdkTarget, e.Stage)
+			}
+		},
+	})
+	if building {
+		status := progress.Built
+		if err != nil {
+			status = progress.Failed
+		}
+		b.display.Done(sdkTarget, status)
+	}
+	if err != nil {
+		return fmt.Errorf("sdk: %w", err)
+	}
+	b.sdk = image
+	return nil
+}

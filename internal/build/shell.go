@@ -1,0 +1,106 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/term"
+
+	"slipway/internal/engine"
+	"slipway/internal/progress"
+	"slipway/internal/recipe"
+)
+
+// RunInSDK runs a command in the SDK, with the workspace mounted and dir, a
+// folder in it, as the working directory. Its output goes to out; it gives the
+// exit status of the command.
+func (b *Builder) RunInSDK(ctx context.Context, display *progress.Display, dir string, args []string, out io.Writer) (int, error) {
+	if err := b.ensureSDK(ctx, nil); err != nil {
+		return 0, err
+	}
+	display.Close()
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return 0, err
+	}
+	rel, err := filepath.Rel(b.ws.Root, dir)
+	if err != nil {
+		return 0, err
+	}
+	if !filepath.IsLocal(rel) {
+		return 0, fmt.Errorf("%s is not in the workspace %s", dir, b.ws.Root)
+	}
+	client, err := b.connect(ctx)
+	if err != nil {
+		return 0, err
+	}
+	rec := recipe.Command{Sandbox: b.sandbox(), Workspace: b.ws.Root, Dir: filepath.ToSlash(rel), Args: args}.Build()
+	_, err = client.Solve(ctx, engine.Job{
+		Name: "sdk run", Def: rec.State, Locals: rec.Locals, Stores: b.stores(),
+		OnEvent: func(e engine.Event) {
+			if e.Kind == engine.VertexLine {
+				fmt.Fprintln(out, e.Line)
+			}
+		},
+	})
+	var exit *engine.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode, nil
+	}
+	return 0, err
+}
+
+// Shell builds a target again and opens a shell in its sandbox, as the failing
+// step left it or at its end. ready is called before the shell takes over the
+// terminal. It gives the exit status of the shell.
+func (b *Builder) Shell(ctx context.Context, name string, ready func(), stdin io.Reader, stdout io.Writer) (int, error) {
+	t, err := b.graph.Lookup(name)
+	if err != nil {
+		return 0, err
+	}
+	if isSDK(t) {
+		return 0, errors.New("the SDK has no sandbox of its own: use slipway sdk run -- bash -c COMMAND")
+	}
+	needs := b.packages(t)
+	if err := b.build(ctx, needs); err != nil {
+		return 0, fmt.Errorf("what %s needs cannot be built: %w", t.Name, err)
+	}
+	in, err := b.inputs(t)
+	if err != nil {
+		return 0, err
+	}
+	rec, err := b.recipe(ctx, t, in)
+	if err != nil {
+		return 0, err
+	}
+	client, err := b.connect(ctx)
+	if err != nil {
+		return 0, err
+	}
+	b.display.Start(t.Name, phaseDeps)
+	log, err := newBuildLog(b.logPath(t), func(phase string) { b.display.Phase(t.Name, phase) }, func(line string) { b.display.Log(t.Name, line) })
+	if err != nil {
+		return 0, err
+	}
+	defer log.Close()
+	file, isFile := stdin.(*os.File)
+	err = client.Shell(ctx, b.engineJob(t, rec, "", log), engine.ShellOptions{
+		Args: []string{"/bin/bash", "-i"}, Always: true, Stdin: stdin, Stdout: stdout, Stderr: stdout,
+		Tty: isFile && term.IsTerminal(int(file.Fd())),
+		Opened: func(failure *engine.ExitError) {
+			ready()
+			if failure != nil {
+				fmt.Fprintf(stdout, "%s failed: this is its sandbox as it was left; the log is %s\n", failure.Vertex, b.logPath(t))
+			}
+		},
+	})
+	var exit *engine.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode, nil
+	}
+	return 0, err
+}

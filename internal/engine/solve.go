@@ -1,0 +1,244 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/client/llb"
+	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/errdefs"
+	sourcepolicy "github.com/moby/buildkit/sourcepolicy/pb"
+	"github.com/moby/buildkit/util/bklog"
+	"github.com/opencontainers/go-digest"
+	"github.com/sirupsen/logrus"
+	"github.com/tonistiigi/fsutil"
+)
+
+// cancelTime is how long a cancelled Solve waits for the daemon's last word.
+const cancelTime = 2 * time.Second
+
+// Job is one build.
+type Job struct {
+	Name string    // for messages
+	Def  llb.State // what to build, for linux/amd64
+
+	// ExportDir receives the files of the result, added to what is there.
+	// Empty: the result only enters the cache.
+	ExportDir string
+	// Locals are the directories that llb.Local names.
+	Locals map[string]string
+	// Stores are the OCI layout directories (blobs/sha256/…) that
+	// llb.OCIStore and llb.ImageBlobOCIStore name by their store id.
+	Stores map[string]string
+	// AllowSources are the only source identifiers the engine may use, with
+	// "*" as wildcard: "local://*", "oci-layout://*". Nil stands for
+	// everything that needs no network.
+	AllowSources []string
+
+	// Log receives every line that steps print, whole lines only, with a
+	// "==> step" line wherever the step that prints changes.
+	Log io.Writer
+	// OnEvent is called from one goroutine at a time, and no more once Solve
+	// has returned.
+	OnEvent func(Event)
+}
+
+// EventKind says what an [Event] tells.
+type EventKind int
+
+// The kinds of events.
+const (
+	VertexStarted  EventKind = iota + 1 // a step began, or was found in the cache
+	VertexFinished                      // a step ended: see Cached and Err; its last lines may follow
+	VertexLine                          // a step printed Line
+)
+
+// Event is one thing that happened in a running build.
+type Event struct {
+	Kind   EventKind
+	Vertex string        // name of the step
+	Digest digest.Digest // of the step: names need not be unique
+	Line   string        // without its newline; stdout and stderr alike
+	Cached bool
+	Err    string // why the step failed
+	Time   time.Time
+}
+
+// Result counts those steps of a finished build that run a program.
+type Result struct {
+	Ran    int // started in a sandbox
+	Cached int // taken from the cache instead
+}
+
+// ExitError says that a step ran and failed, as opposed to trouble with the
+// engine.
+type ExitError struct {
+	Vertex   string // name of the step
+	ExitCode int    // exit status; 128+n after signal n
+	Err      error  // BuildKit's error
+}
+
+func (e *ExitError) Error() string {
+	return fmt.Sprintf("%s: exit status %d", e.Vertex, e.ExitCode)
+}
+
+func (e *ExitError) Unwrap() error { return e.Err }
+
+// offlineSources are the identifiers of sources that come from the client.
+var offlineSources = []string{"local://*", "oci-layout://*", "oci-layout+blob://*"}
+
+// policy refuses all sources but those allowed; the last rule that matches
+// wins.
+func policy(allow []string) *sourcepolicy.Policy {
+	if allow == nil {
+		allow = offlineSources
+	}
+	rule := func(action sourcepolicy.PolicyAction, id string) *sourcepolicy.Rule {
+		return &sourcepolicy.Rule{
+			Action:   action,
+			Selector: &sourcepolicy.Selector{Identifier: id, MatchType: sourcepolicy.MatchType_WILDCARD},
+		}
+	}
+	p := &sourcepolicy.Policy{Version: 1, Rules: []*sourcepolicy.Rule{rule(sourcepolicy.PolicyAction_DENY, "*")}}
+	for _, id := range allow {
+		p.Rules = append(p.Rules, rule(sourcepolicy.PolicyAction_ALLOW, id))
+	}
+	return p
+}
+
+// options translates a job for BuildKit's client.
+func (job *Job) options() (client.SolveOpt, error) {
+	opt := client.SolveOpt{
+		LocalMounts: make(map[string]fsutil.FS),
+		OCIStores:   make(map[string]content.Store),
+		// Without it BuildKit records each build in its history.
+		Internal:     true,
+		SourcePolicy: policy(job.AllowSources),
+	}
+	for name, dir := range job.Locals {
+		fs, err := fsutil.NewFS(dir)
+		if err != nil {
+			return opt, fmt.Errorf("local directory %q (%s): %w", name, dir, err)
+		}
+		opt.LocalMounts[name] = fs
+	}
+	for id, dir := range job.Stores {
+		store, err := openBlobDir(dir)
+		if err != nil {
+			return opt, fmt.Errorf("store %q: %w", id, err)
+		}
+		opt.OCIStores[id] = store
+	}
+	if job.ExportDir != "" {
+		dir, err := filepath.Abs(job.ExportDir)
+		if err != nil {
+			return opt, err
+		}
+		opt.Exports = []client.ExportEntry{{Type: client.ExporterLocal, OutputDir: dir}}
+	}
+	return opt, nil
+}
+
+// Solve runs a build and returns when it is done and exported. The error is an
+// [*ExitError] when a step failed and is [ErrLost] when the daemon went away.
+// When ctx ends the daemon cancels the build, and Solve returns
+// context.Cause(ctx).
+func (c *Client) Solve(ctx context.Context, job Job) (*Result, error) {
+	def, err := job.Def.Marshal(ctx, llb.LinuxAmd64)
+	if err != nil {
+		return nil, fmt.Errorf("build %s: %w", job.Name, err)
+	}
+	return c.run(ctx, job, def, func(ctx context.Context, bk *client.Client, opt client.SolveOpt, updates chan *client.SolveStatus) error {
+		_, err := bk.Solve(ctx, def, opt, updates)
+		return err
+	})
+}
+
+// run has build done with the job's options and follows it: events, log,
+// cancellation and errors.
+func (c *Client) run(ctx context.Context, job Job, def *llb.Definition, build func(context.Context, *client.Client, client.SolveOpt, chan *client.SolveStatus) error) (*Result, error) {
+	opt, err := job.options()
+	if err != nil {
+		return nil, fmt.Errorf("build %s: %w", job.Name, err)
+	}
+	follow, err := newFollower(job, def)
+	if err != nil {
+		return nil, fmt.Errorf("build %s: %w", job.Name, err)
+	}
+	bk, err := c.buildKit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// BuildKit's client would log to the terminal.
+	silent := logrus.New()
+	silent.SetOutput(io.Discard)
+	buildCtx := bklog.WithLogger(ctx, logrus.NewEntry(silent))
+
+	var (
+		updates = make(chan *client.SolveStatus)
+		done    = make(chan error, 1)
+	)
+	go func() {
+		done <- build(buildCtx, bk, opt, updates)
+		bk.Close()
+	}()
+
+	var (
+		ended  = ctx.Done()
+		giveUp <-chan time.Time
+		open   = updates
+	)
+	for open != nil {
+		select {
+		case update, ok := <-open:
+			if !ok {
+				open = nil
+				continue
+			}
+			follow.update(update)
+		case <-ended:
+			ended = nil
+			giveUp = time.After(cancelTime)
+		case <-giveUp:
+			go func() {
+				for range updates { // the build must not block on us
+				}
+			}()
+			follow.finish()
+			return nil, context.Cause(ctx)
+		}
+	}
+	err = <-done
+	follow.finish()
+	if err != nil {
+		return nil, c.buildError(ctx, job, follow, err)
+	}
+	if follow.logErr != nil {
+		return nil, fmt.Errorf("build %s: writing its log: %w", job.Name, follow.logErr)
+	}
+	return &follow.result, nil
+}
+
+func (c *Client) buildError(ctx context.Context, job Job, follow *follower, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	var exit *gatewaypb.ExitError
+	if errors.As(err, &exit) {
+		step := job.Name
+		var vertex *errdefs.VertexError
+		if errors.As(err, &vertex) {
+			if name, ok := follow.names[digest.Digest(vertex.Digest)]; ok {
+				step = name
+			}
+		}
+		return fmt.Errorf("build %s: %w", job.Name, &ExitError{Vertex: step, ExitCode: int(exit.ExitCode), Err: err})
+	}
+	return fmt.Errorf("build %s: %w", job.Name, c.explain(ctx, err))
+}

@@ -1,0 +1,269 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"syscall"
+	"time"
+
+	"slipway/internal/image/fat"
+	"slipway/internal/image/gpt"
+	"slipway/internal/image/uki"
+	"slipway/internal/image/verity"
+)
+
+// Inputs is what a disk is made from. All paths are files that Assemble only
+// reads.
+type Inputs struct {
+	Arch   Arch
+	Layout Layout
+	// Name and Version name the unified kernel image,
+	// /EFI/Linux/<name>_<version>+<tries>.efi, and Version the slot.
+	Name, Version string
+	// Tries is the number of boots that systemd-boot grants the image until
+	// it must have been marked good (boot counting); 0 is no counting.
+	Tries int
+
+	Root     string // root file system
+	Hash     string // its verity hash tree with superblock
+	RootHash verity.RootHash
+	RootType string // file system of Root, such as erofs
+	Data     string // content of the data partition, or ""
+
+	Kernel, Initrd, OSRelease string // Initrd may be ""
+	Uname                     string // kernel release, may be ""
+	Stub, BootLoader          string // systemd's linux*.efi.stub and systemd-boot*.efi
+
+	KernelParameters []string
+	OnCorruption     Corruption
+	Time             time.Time // of the files on the EFI system partition
+}
+
+// Report says what Assemble made; sizes are in bytes.
+type Report struct {
+	Size      int64 // of the disk
+	Allocated int64 // what the sparse file takes
+	UKI       int64
+	Cmdline   string
+	Table     *gpt.Table
+}
+
+var fileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*$`)
+
+// Assemble verifies the root file system against its hash tree and root hash,
+// checks that everything fits, and writes the disk to out. The file appears
+// there only when it is complete; on an error an older one stays.
+func Assemble(ctx context.Context, in Inputs, out string) (*Report, error) {
+	facts, err := in.Arch.facts()
+	if err != nil {
+		return nil, err
+	}
+	// An underscore divides name from version in the file's name, a plus sign
+	// the version from the tries.
+	for what, s := range map[string]string{"name": in.Name, "version": in.Version} {
+		if !fileName.MatchString(s) {
+			return nil, fmt.Errorf("%s of the image %q: want letters, digits, dots and hyphens", what, s)
+		}
+	}
+	super, err := verifyRoot(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	report := &Report{}
+	report.Cmdline, err = Cmdline(in.KernelParameters, in.RootType, in.RootHash, super, in.OnCorruption)
+	if err != nil {
+		return nil, err
+	}
+	kernelImage, err := buildUKI(in, report.Cmdline)
+	if err != nil {
+		return nil, err
+	}
+	report.UKI = int64(len(kernelImage))
+	loader, err := os.ReadFile(in.BootLoader)
+	if err != nil {
+		return nil, fmt.Errorf("boot loader: %w", err)
+	}
+	name := in.Name + "_" + in.Version
+	if in.Tries > 0 {
+		name += fmt.Sprintf("+%d", in.Tries)
+	}
+	volumeID := deriveGUID(in.RootHash, "esp-volume")
+	plan, err := NewPlan(in.Arch, in.Layout, Contents{
+		Version: in.Version, RootHash: in.RootHash, Root: in.Root, Hash: in.Hash, Data: in.Data,
+		ESP: &fat.Volume{
+			ID: binary.BigEndian.Uint32(volumeID[:]), Label: "ESP", Time: in.Time,
+			Files: []fat.File{
+				{Path: "EFI/BOOT/" + facts.boot, Data: loader},
+				{Path: "EFI/Linux/" + name + ".efi", Data: kernelImage},
+				{Path: "loader/loader.conf", Data: []byte("timeout 0\neditor no\n")},
+			},
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	report.Table, report.Allocated, err = plan.Write(ctx, out)
+	if err != nil {
+		return nil, err
+	}
+	report.Size = int64(report.Table.Sectors) * gpt.SectorSize
+	return report, nil
+}
+
+func verifyRoot(ctx context.Context, in Inputs) (verity.Superblock, error) {
+	root, err := os.Open(in.Root)
+	if err != nil {
+		return verity.Superblock{}, fmt.Errorf("root file system: %w", err)
+	}
+	defer root.Close()
+	hash, err := os.Open(in.Hash)
+	if err != nil {
+		return verity.Superblock{}, fmt.Errorf("verity hash tree: %w", err)
+	}
+	defer hash.Close()
+	super, err := verity.Verify(ctx, root, hash, in.RootHash)
+	if err != nil {
+		return super, fmt.Errorf("%s does not fit %s: %w", in.Root, in.Hash, err)
+	}
+	// Bytes behind the tree's reach would go unprotected.
+	st, err := root.Stat()
+	if err != nil {
+		return super, err
+	}
+	if want := int64(super.DataBlocks) * verity.BlockSize; st.Size() != want {
+		return super, fmt.Errorf("%s has %d bytes, its hash tree is for %d", in.Root, st.Size(), want)
+	}
+	return super, nil
+}
+
+func buildUKI(in Inputs, cmdline string) ([]byte, error) {
+	img := uki.Image{Cmdline: cmdline, Uname: in.Uname}
+	for _, f := range []struct {
+		what, path string
+		to         *[]byte
+	}{
+		{"EFI stub", in.Stub, &img.Stub},
+		{"kernel", in.Kernel, &img.Kernel},
+		{"os-release", in.OSRelease, &img.OSRelease},
+		{"initrd", in.Initrd, &img.Initrd},
+	} {
+		if f.what == "initrd" && f.path == "" {
+			continue
+		}
+		data, err := os.ReadFile(f.path)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.what, err)
+		}
+		*f.to = data
+	}
+	return uki.Build(img)
+}
+
+// Write checks the plan and writes the disk to the file out, sparsely, by way
+// of a temporary file beside it. It returns the table and the bytes that the
+// file takes.
+func (p *Plan) Write(ctx context.Context, out string) (table *gpt.Table, allocated int64, err error) {
+	table, err = p.Table()
+	if err != nil {
+		return nil, 0, err
+	}
+	f, err := os.CreateTemp(filepath.Dir(out), "."+filepath.Base(out)+".*")
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ignoreClosed(f.Close()), os.Remove(f.Name()))
+		}
+	}()
+	if err := f.Truncate(int64(table.Sectors) * gpt.SectorSize); err != nil {
+		return nil, 0, err
+	}
+	for i, part := range p.Partitions {
+		if err := part.write(ctx, io.NewOffsetWriter(f, table.Entries[i].Start()), table.Entries[i].Size()); err != nil {
+			return nil, 0, fmt.Errorf("partition %s: %w", part.Label, err)
+		}
+	}
+	if err := table.Write(f); err != nil { // syncs f
+		return nil, 0, err
+	}
+	if err := f.Chmod(0o644); err != nil {
+		return nil, 0, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		allocated = sys.Blocks * 512
+	}
+	if err := f.Close(); err != nil {
+		return nil, 0, err
+	}
+	if err := os.Rename(f.Name(), out); err != nil {
+		return nil, 0, err
+	}
+	return table, allocated, nil
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (p Partition) write(ctx context.Context, w io.WriterAt, size int64) error {
+	switch {
+	case p.FAT != nil:
+		return p.FAT.Write(w, size)
+	case p.File != "":
+		f, err := os.Open(p.File)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return copySparse(ctx, w, io.LimitReader(f, size))
+	}
+	return nil
+}
+
+// copySparse copies r to the start of w, which reads as zero, and leaves out
+// what is zero in whole blocks of 4 KiB.
+func copySparse(ctx context.Context, w io.WriterAt, r io.Reader) error {
+	const block = 4096
+	buf, zero := make([]byte, mib), make([]byte, block)
+	for at := int64(0); ; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := io.ReadFull(r, buf)
+		for i := 0; i < n; {
+			// One write for each run of blocks that are not zero.
+			end := i
+			for end < n && !bytes.Equal(buf[end:min(end+block, n)], zero[:min(block, n-end)]) {
+				end = min(end+block, n)
+			}
+			if end > i {
+				if _, err := w.WriteAt(buf[i:end], at+int64(i)); err != nil {
+					return err
+				}
+			}
+			i = end + block
+		}
+		at += int64(n)
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

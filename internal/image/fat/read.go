@@ -1,0 +1,144 @@
+package fat
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf16"
+)
+
+// Limits of Read, against volumes that are made to exhaust memory.
+const (
+	maxDepth    = 16
+	maxFileRead = 1 << 30
+	maxEntries  = 4096
+)
+
+// Read returns the files of the FAT32 volume at r, at most 1 GiB of them, in
+// the order of their directories. It is meant for EFI system partitions:
+// everything is read into memory.
+func Read(r io.ReaderAt) ([]File, error) {
+	b := make([]byte, sectorSize)
+	if _, err := r.ReadAt(b, 0); err != nil {
+		return nil, fmt.Errorf("boot sector: %w", err)
+	}
+	le := binary.LittleEndian
+	reserved, fatSectors, root := le.Uint16(b[14:]), le.Uint32(b[36:]), le.Uint32(b[44:])
+	if b[510] != 0x55 || b[511] != 0xaa || string(b[82:87]) != "FAT32" || le.Uint16(b[11:]) != sectorSize ||
+		b[13] == 0 || b[13]&(b[13]-1) != 0 || b[16] != copies || reserved == 0 || fatSectors == 0 {
+		return nil, errors.New("not a FAT32 file system with 512-byte sectors")
+	}
+	rd := &reader{r: r, fat: int64(reserved) * sectorSize, cluster: int64(b[13]) * sectorSize, budget: maxFileRead, entries: maxEntries}
+	rd.data = rd.fat + copies*int64(fatSectors)*sectorSize
+	rd.clusters = min(uint32(int64(fatSectors)*sectorSize/4), maxClusters)
+	var files []File
+	err := rd.directory(root, "", 0, &files)
+	return files, err
+}
+
+type reader struct {
+	r         io.ReaderAt
+	fat, data int64 // offsets
+	cluster   int64 // bytes
+	clusters  uint32
+	budget    int64
+	entries   int
+}
+
+// chain reads the clusters of a file or directory; size < 0 is a directory.
+func (r *reader) chain(c uint32, size int64) ([]byte, error) {
+	var out []byte
+	for c < 0x0ffffff8 && (size < 0 || int64(len(out)) < size) {
+		if c < rootCluster || c >= r.clusters {
+			return nil, fmt.Errorf("cluster %d lies outside the volume", c)
+		}
+		if r.budget -= r.cluster; r.budget < 0 {
+			return nil, fmt.Errorf("more than %d bytes of files, or a loop", maxFileRead)
+		}
+		b := make([]byte, r.cluster)
+		if _, err := r.r.ReadAt(b, r.data+int64(c-rootCluster)*r.cluster); err != nil {
+			return nil, fmt.Errorf("cluster %d: %w", c, err)
+		}
+		out = append(out, b...)
+		var next [4]byte
+		if _, err := r.r.ReadAt(next[:], r.fat+4*int64(c)); err != nil {
+			return nil, fmt.Errorf("FAT entry %d: %w", c, err)
+		}
+		c = binary.LittleEndian.Uint32(next[:]) & 0x0fffffff
+	}
+	if size < 0 {
+		return out, nil
+	}
+	if int64(len(out)) < size {
+		return nil, fmt.Errorf("file ends after %d of %d bytes", len(out), size)
+	}
+	return out[:size], nil
+}
+
+func (r *reader) directory(cluster uint32, at string, depth int, files *[]File) error {
+	if depth > maxDepth {
+		return fmt.Errorf("%s: more than %d directories deep", at, maxDepth)
+	}
+	b, err := r.chain(cluster, -1)
+	if err != nil {
+		return fmt.Errorf("directory /%s: %w", at, err)
+	}
+	var long []uint16
+	le := binary.LittleEndian
+	for ; len(b) >= slotSize && b[0] != 0; b = b[slotSize:] {
+		e := b[:slotSize]
+		if e[0] == 0xe5 {
+			long = nil
+			continue
+		}
+		if e[11]&0x3f == attrLongName {
+			var part []uint16
+			for _, off := range unitOffsets {
+				u := le.Uint16(e[off:])
+				if u == 0 || u == 0xffff {
+					break
+				}
+				part = append(part, u)
+			}
+			if long = append(part, long...); len(long) > maxNameUnits+slotUnits {
+				return fmt.Errorf("directory /%s: a name is too long", at)
+			}
+			continue
+		}
+		name := shortText(e)
+		if len(long) > 0 {
+			name = string(utf16.Decode(long))
+		}
+		long = nil
+		if e[11]&attrVolume != 0 || e[0] == '.' {
+			continue
+		}
+		if r.entries--; r.entries < 0 {
+			return fmt.Errorf("more than %d files", maxEntries)
+		}
+		full := at + name
+		first := uint32(le.Uint16(e[20:]))<<16 | uint32(le.Uint16(e[26:]))
+		if e[11]&attrDirectory != 0 {
+			if err := r.directory(first, full+"/", depth+1, files); err != nil {
+				return err
+			}
+			continue
+		}
+		data, err := r.chain(first, int64(le.Uint32(e[28:])))
+		if err != nil {
+			return fmt.Errorf("/%s: %w", full, err)
+		}
+		*files = append(*files, File{Path: full, Data: data})
+	}
+	return nil
+}
+
+func shortText(e []byte) string {
+	base, ext := strings.TrimRight(string(e[:8]), " "), strings.TrimRight(string(e[8:11]), " ")
+	if ext != "" {
+		return base + "." + ext
+	}
+	return base
+}

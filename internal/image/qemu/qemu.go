@@ -1,0 +1,326 @@
+// Package qemu runs disk images in QEMU: x86-64 guests under UEFI firmware or
+// with a kernel started directly, with a serial console on the caller's
+// terminal and a second one over which commands can be run.
+package qemu
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Machine is a virtual machine to be started.
+type Machine struct {
+	Disk string // raw image of the disk to boot from, /dev/vda in the guest
+	// Snapshot keeps what the guest writes in a temporary file, which is
+	// gone with the machine.
+	Snapshot bool
+	// GrowToGiB makes the disk larger before the guest starts; 0 leaves it.
+	// Without Snapshot, the image itself grows.
+	GrowToGiB int
+	Drives    []Drive // further disks, /dev/vdb and so on
+
+	MemoryMiB int // 0 is 1024
+	CPUs      int // 0 is 1
+	// Accel is "kvm", "tcg", or "auto" (also ""): KVM if a guest runs in it.
+	Accel string
+
+	// Firmware is that of the host distribution unless set. With a Kernel it
+	// is not used.
+	Firmware Firmware
+	// Kernel, a bzImage or an ELF image with a PVH note, is started directly
+	// with Cmdline and Initrd, which may be "".
+	Kernel, Initrd, Cmdline string
+
+	// Stdin and Stdout are the serial console ttyS0. If Stdin is a terminal,
+	// QEMU gets it as it is: raw, with Ctrl-A X to quit. A nil Stdin reads
+	// nothing, a nil Stdout discards. Stderr has QEMU's own messages.
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+
+	// NoReboot ends the machine when the guest reboots.
+	NoReboot bool
+	Extra    []string // further arguments for QEMU
+}
+
+// Drive is a further disk, raw and read-only.
+type Drive struct {
+	Path   string
+	Serial string // the guest has it as /dev/disk/by-id/virtio-<serial>; may be ""
+}
+
+// VM is a machine that was started. Wait must be called.
+type VM struct {
+	// Accel is the accelerator that was chosen: "kvm" or "tcg".
+	Accel string
+
+	cmd     *exec.Cmd
+	ended   func() error // ctx.Err
+	stderr  tail
+	dir     string
+	console net.Conn // hvc0
+	qmp     net.Conn
+	monitor *monitor
+	shell   *Shell
+}
+
+// Run starts the machine and waits for its end.
+func Run(ctx context.Context, m Machine) error {
+	vm, err := Start(ctx, m)
+	if err != nil {
+		return err
+	}
+	return vm.Wait()
+}
+
+// Start starts the machine. It is killed when ctx ends.
+func Start(ctx context.Context, m Machine) (_ *VM, err error) {
+	binary, err := findBinary()
+	if err != nil {
+		return nil, err
+	}
+	if m.Kernel == "" && m.Firmware == (Firmware{}) {
+		if m.Firmware, err = FindFirmware(); err != nil {
+			return nil, err
+		}
+	}
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	vm := &VM{}
+	if vm.Accel, err = chooseAccel(ctx, m.Accel); err != nil {
+		return nil, err
+	}
+	if vm.dir, err = os.MkdirTemp("", "slipway-qemu-*"); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			vm.release()
+		}
+	}()
+	vars := ""
+	if m.Kernel == "" {
+		// The firmware writes to its variables.
+		vars = filepath.Join(vm.dir, "vars.fd")
+		if err := copyFile(vars, m.Firmware.Vars); err != nil {
+			return nil, err
+		}
+	}
+	// Both channels are socket pairs: no path to be too long or in the way.
+	var consoleFile, qmpFile *os.File
+	// Our copies of QEMU's ends must be closed before the first read: else
+	// there is no end of file when it dies.
+	closeTheirs := func() {
+		consoleFile.Close() // of nil: an error, no harm
+		qmpFile.Close()
+	}
+	if vm.console, consoleFile, err = socketPair(); err == nil {
+		vm.qmp, qmpFile, err = socketPair()
+	}
+	if err != nil {
+		closeTheirs()
+		return nil, err
+	}
+	vm.cmd = exec.CommandContext(ctx, binary, m.args(vm.Accel, vars)...)
+	vm.cmd.ExtraFiles = []*os.File{consoleFile, qmpFile} // 3 and 4
+	vm.cmd.Stdin, vm.cmd.Stdout, vm.cmd.Stderr = m.Stdin, m.Stdout, &vm.stderr
+	if m.Stderr != nil {
+		vm.cmd.Stderr = io.MultiWriter(m.Stderr, &vm.stderr)
+	}
+	vm.ended = ctx.Err
+	// A Stdin that is no file may block in Read for ever after the end.
+	vm.cmd.WaitDelay = time.Second
+	err = vm.cmd.Start()
+	closeTheirs()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", binaryName, err)
+	}
+	// The guest is stopped until the disk has its size.
+	if err := vm.begin(m); err != nil {
+		// Mostly QEMU has ended by itself: an argument that it does not like.
+		_ = vm.cmd.Process.Kill()
+		_ = vm.cmd.Wait()
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("%s did not start: %w: %s", binaryName, err, vm.stderr.text())
+	}
+	return vm, nil
+}
+
+func (m Machine) check() error {
+	files := []string{m.Disk, m.Kernel, m.Initrd}
+	if m.Kernel == "" {
+		files = append(files, m.Firmware.Code, m.Firmware.Vars)
+	}
+	for _, d := range m.Drives {
+		files = append(files, d.Path)
+		if strings.ContainsAny(d.Serial, ",=") || len(d.Serial) > 20 {
+			return fmt.Errorf("serial number %q of drive %s: at most 20 characters without comma and equals sign", d.Serial, d.Path)
+		}
+	}
+	for _, f := range files {
+		if f == "" {
+			continue
+		}
+		if _, err := os.Stat(f); err != nil {
+			return err
+		}
+	}
+	if m.Kernel == "" && m.Disk == "" {
+		return errors.New("a machine needs a disk or a kernel to start")
+	}
+	if m.GrowToGiB > 0 {
+		if m.Disk == "" {
+			return errors.New("there is no disk to grow")
+		}
+		st, err := os.Stat(m.Disk)
+		if err != nil {
+			return err
+		}
+		if int64(m.GrowToGiB)<<30 < st.Size() {
+			return fmt.Errorf("%s has %d MiB already, more than the %d GiB to grow to", m.Disk, st.Size()>>20, m.GrowToGiB)
+		}
+	}
+	return nil
+}
+
+func (m Machine) args(accel, vars string) []string {
+	a := []string{"-nodefaults", "-no-user-config", "-display", "none", "-S",
+		"-machine", "q35", "-accel", accel,
+		"-m", strconv.Itoa(cmp.Or(m.MemoryMiB, 1024)), "-smp", strconv.Itoa(cmp.Or(m.CPUs, 1)),
+		"-chardev", "stdio,id=serial,mux=on,signal=off", "-serial", "chardev:serial", "-mon", "chardev=serial,mode=readline",
+		"-device", "virtio-serial-pci", "-chardev", "socket,id=hvc0,fd=3", "-device", "virtconsole,chardev=hvc0",
+		"-chardev", "socket,id=qmp,fd=4", "-mon", "chardev=qmp,mode=control",
+		"-device", "virtio-rng-pci", "-netdev", "user,id=net0", "-device", "virtio-net-pci,netdev=net0",
+	}
+	if accel == "kvm" {
+		a = append(a, "-cpu", "host")
+	}
+	if m.NoReboot {
+		a = append(a, "-no-reboot")
+	}
+	if m.Kernel != "" {
+		a = append(a, "-kernel", m.Kernel)
+		if m.Initrd != "" {
+			a = append(a, "-initrd", m.Initrd)
+		}
+		if m.Cmdline != "" {
+			a = append(a, "-append", m.Cmdline)
+		}
+	} else {
+		a = append(a, "-drive", "if=pflash,format=raw,readonly=on,file="+escape(m.Firmware.Code),
+			"-drive", "if=pflash,format=raw,file="+escape(vars))
+	}
+	if m.Disk != "" {
+		d := "if=none,id=disk,format=raw,discard=unmap,file=" + escape(m.Disk)
+		if m.Snapshot {
+			d += ",snapshot=on"
+		}
+		a = append(a, "-drive", d, "-device", "virtio-blk-pci,drive=disk,bootindex=0")
+	}
+	for i, drive := range m.Drives {
+		id := fmt.Sprintf("drive%d", i)
+		device := "virtio-blk-pci,drive=" + id
+		if drive.Serial != "" {
+			device += ",serial=" + drive.Serial
+		}
+		a = append(a, "-drive", "if=none,id="+id+",format=raw,readonly=on,file="+escape(drive.Path), "-device", device)
+	}
+	return append(a, m.Extra...)
+}
+
+// escape doubles commas, which end an option in QEMU's arguments.
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+func (vm *VM) begin(m Machine) (err error) {
+	if vm.monitor, err = newMonitor(vm.qmp); err != nil {
+		return err
+	}
+	if m.GrowToGiB > 0 {
+		// With a snapshot only the temporary overlay grows.
+		if err := vm.monitor.execute("block_resize", map[string]any{"device": "disk", "size": int64(m.GrowToGiB) << 30}); err != nil {
+			return err
+		}
+	}
+	return vm.monitor.execute("cont", nil)
+}
+
+// Exec runs a command in the shell on the guest's hvc0, see [Shell.Exec].
+// There must be one: systemd starts a getty there by itself, and an autologin
+// makes it a shell.
+func (vm *VM) Exec(ctx context.Context, command string, stdout io.Writer) (int, error) {
+	if vm.shell == nil {
+		vm.shell = NewShell(vm.console)
+	}
+	return vm.shell.Exec(ctx, command, stdout)
+}
+
+// PowerOff presses the power button: the guest shuts down, if it listens.
+func (vm *VM) PowerOff() error { return vm.monitor.execute("system_powerdown", nil) }
+
+// Quit ends the machine at once.
+func (vm *VM) Quit() error {
+	err := vm.monitor.execute("quit", nil)
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		return nil
+	}
+	return err
+}
+
+// Wait waits for the machine to end and removes its temporary files.
+func (vm *VM) Wait() error {
+	err := vm.cmd.Wait()
+	vm.release()
+	switch {
+	case err == nil, errors.Is(err, exec.ErrWaitDelay): // only our copy of Stdin was cut off
+		return nil
+	case vm.ended() != nil:
+		return vm.ended()
+	}
+	return fmt.Errorf("%s: %w: %s", binaryName, err, vm.stderr.text())
+}
+
+func (vm *VM) release() {
+	for _, c := range []net.Conn{vm.console, vm.qmp} {
+		if c != nil {
+			c.Close()
+		}
+	}
+	os.RemoveAll(vm.dir)
+}
+
+// socketPair returns one end for us and one for QEMU.
+func socketPair() (net.Conn, *os.File, error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "ours"), os.NewFile(uintptr(fds[1]), "qemu's")
+	defer ours.Close() // FileConn makes a copy
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return conn, theirs, nil
+}
+
+func copyFile(to, from string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o600)
+}

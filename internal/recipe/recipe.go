@@ -1,0 +1,202 @@
+// Package recipe turns one target into the LLB that makes it
+// (https://github.com/moby/buildkit/blob/master/docs/dev/solver.md).
+//
+// Every recipe has the SDK as its read-only root, declared inputs as read-only
+// mounts, no network, and leaves its result through one copy onto scratch, so
+// that BuildKit keys what follows by content.
+package recipe
+
+import (
+	_ "embed"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/solver/pb"
+)
+
+// Version is part of every key: raise it whenever a recipe changes what it makes.
+const Version = "1"
+
+// Ids of the content stores that a build's client must serve to the engine.
+const (
+	StoreSDK     = "sdk"     // OCI layout of the SDK image
+	StoreSources = "sources" // upstream sources
+	StoreResults = "results" // results of other targets
+)
+
+const (
+	builderUID = 1000
+	homeDir    = "/home"
+	searchPath = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+)
+
+//go:embed scripts/sysroot.sh
+var sysrootScript string
+
+//go:embed scripts/rpmbuild.sh
+var rpmbuildScript string
+
+//go:embed scripts/image.sh
+var imageScript string
+
+// Blob is a file in one of the content stores.
+type Blob struct {
+	Store  string // StoreSources or StoreResults
+	Digest string // "sha256:<hex>"
+	Name   string // file name in the sandbox
+}
+
+// Sandbox is what all recipes share.
+type Sandbox struct {
+	SDKDigest string // manifest digest of the SDK image, "sha256:<hex>"
+	Arch      string // RPM architecture of the target, "x86_64"
+	Target    string // compiler triple, "x86_64-dinghy-linux-gnu"
+	Epoch     int64  // SOURCE_DATE_EPOCH, seconds
+	Jobs      int    // make -j inside the sandbox
+}
+
+// Package is a spec file to be built.
+type Package struct {
+	Sandbox
+	Name          string   // "packages/glibc"
+	Spec          string   // file name of the spec
+	Files         []string // own files, relative to Dir
+	Dir           string   // folder of the package on the host
+	Sources       []Blob   // upstream sources
+	Groups        []string // first-party sources, slash-separated paths below GroupsDir
+	GroupsDir     string   // the workspace's sources/ folder on the host
+	RPMs          []Blob   // closure of BuildRequires
+	BuildRequires []string // as the spec has them after expansion
+}
+
+// Image is a variant whose image parts are to be made.
+type Image struct {
+	Sandbox
+	Name     string   // "variants/qemu-dev"
+	Metadata string   // text of the spec that states the variant's facts
+	Release  string   // lines to be appended to os-release
+	Packages []string // names of RPMs to install, metadata included
+	RPMs     []Blob   // what the solver may choose from
+	EFIArch  string   // "x64", "aa64"
+	UUID     string   // of the root file system and its verity data
+	Salt     string   // of the verity tree, 64 hex digits
+}
+
+// Build is a recipe ready for an engine.
+type Build struct {
+	State  llb.State         // holds the result's files at its top
+	Locals map[string]string // folders on the host by llb.Local name
+}
+
+// Build gives the LLB whose state holds the binary RPMs.
+func (p Package) Build() Build {
+	b := Build{Locals: map[string]string{}}
+	local := func(name, dir string, patterns []string) llb.State {
+		key := name + ":" + p.Name
+		b.Locals[key] = dir
+		return llb.Local(key, llb.IncludePatterns(patterns), llb.SharedKeyHint(key), llb.WithCustomName("[internal] "+key))
+	}
+
+	sysroot := p.sysroot()
+	mounts := []llb.RunOption{
+		llb.AddMount("/slipway/package", local("files", p.Dir, p.Files), llb.Readonly),
+		llb.AddMount("/"+p.Target+"/sys-root", sysroot, llb.Readonly),
+		p.cache("go-build", "/home/builder/.cache/go-build"),
+	}
+	mounts = append(mounts, blobMounts("/slipway/sources", p.Sources)...)
+	if len(p.Groups) > 0 {
+		mounts = append(mounts, llb.AddMount("/slipway/groups", local("groups", p.GroupsDir, p.Groups), llb.Readonly))
+	}
+	run := p.run(p.Name+": rpmbuild", rpmbuildScript, nil, append(mounts,
+		llb.User("builder"),
+		llb.AddEnv("HOME", "/home/builder"),
+		llb.AddEnv("SLIPWAY_SPEC", p.Spec),
+		llb.AddEnv("SLIPWAY_SYSROOT", "/"+p.Target+"/sys-root"),
+		llb.AddEnv("RPM_BUILD_NCPUS", strconv.Itoa(p.Jobs)),
+	))
+	built := run.AddMount(homeDir, home())
+	b.State = llb.Scratch().File(llb.Copy(built, "/builder/rpmbuild/RPMS/*/*.rpm", "/",
+		&llb.CopyInfo{AllowWildcard: true}), llb.WithCustomName("[internal] RPMs of "+p.Name))
+	return b
+}
+
+func (p Package) sysroot() llb.State {
+	run := p.run(p.Name+": dependencies", sysrootScript, p.BuildRequires, blobMounts("/slipway/rpms", p.RPMs))
+	return run.AddMount("/sysroot", llb.Scratch())
+}
+
+// Build gives the LLB whose state holds root.erofs, root.verity, root.hash,
+// boot/vmlinuz, boot/release, os-release, inventory.tsv and the EFI binaries.
+func (i Image) Build() Build {
+	metadata := llb.Scratch().File(
+		llb.Mkfile("/metadata.spec", 0o644, []byte(i.Metadata)).
+			Mkfile("/os-release", 0o644, []byte(i.Release)),
+		llb.WithCustomName("[internal] facts of "+i.Name))
+	run := i.run(i.Name+": image", imageScript, i.Packages, append(blobMounts("/slipway/rpms", i.RPMs),
+		llb.AddMount("/slipway/metadata", metadata, llb.Readonly),
+		llb.AddEnv("HOME", "/tmp"),
+		llb.AddEnv("SLIPWAY_EFI_ARCH", i.EFIArch),
+		llb.AddEnv("SLIPWAY_UUID", i.UUID),
+		llb.AddEnv("SLIPWAY_SALT", i.Salt),
+	))
+	run.AddMount("/work", llb.Scratch())
+	parts := run.AddMount("/parts", llb.Scratch())
+	return Build{State: llb.Scratch().File(llb.Copy(parts, "/", "/", &llb.CopyInfo{CopyDirContentsOnly: true}),
+		llb.WithCustomName("[internal] parts of "+i.Name))}
+}
+
+// run executes a script in the SDK with the settings that every sandbox has.
+func (s Sandbox) run(name, script string, args []string, opts []llb.RunOption) llb.ExecState {
+	argv := append([]string{"/bin/bash", "-euo", "pipefail", "-c", script, "slipway"}, args...)
+	opts = append([]llb.RunOption{
+		llb.Args(argv),
+		llb.ReadonlyRootFS(),
+		llb.Network(pb.NetMode_NONE),
+		llb.WithCustomName(name),
+		llb.AddMount("/tmp", llb.Scratch(), llb.Tmpfs()),
+		llb.AddMount("/var/tmp", llb.Scratch(), llb.Tmpfs()),
+		llb.AddEnv("PATH", searchPath),
+		llb.AddEnv("LANG", "C.UTF-8"),
+		llb.AddEnv("TZ", "UTC"),
+		llb.AddEnv("SOURCE_DATE_EPOCH", strconv.FormatInt(s.Epoch, 10)),
+		llb.AddEnv("SLIPWAY_ARCH", s.Arch),
+	}, opts...)
+	return s.sdk().Run(opts...)
+}
+
+func (s Sandbox) sdk() llb.State {
+	return llb.OCILayout("slipway.local/sdk@"+s.SDKDigest, llb.OCIStore("", StoreSDK), llb.WithCustomName("[internal] SDK"))
+}
+
+// home is what lies in /home: the builder's home with the mount point of the
+// caches, owned by the builder.
+func home() llb.State {
+	own := llb.WithUIDGID(builderUID, builderUID)
+	return llb.Scratch().File(
+		llb.Mkdir("/builder", 0o755, own).Mkdir("/builder/.cache", 0o755, own).Mkdir("/builder/.cache/go-build", 0o755, own),
+		llb.WithCustomName("[internal] home"))
+}
+
+// cache is a folder that outlives the sandbox, owned by the builder. Its content
+// is no input: only caches that are keyed by content themselves may live there.
+func (s Sandbox) cache(name, dest string) llb.RunOption {
+	empty := llb.Scratch().File(llb.Mkdir("/"+name, 0o755, llb.WithUIDGID(builderUID, builderUID)), llb.WithCustomName("[internal] cache "+name))
+	id := strings.Join([]string{"slipway", name, s.SDKDigest, s.Arch}, ":")
+	return llb.AddMount(dest, empty, llb.SourcePath("/"+name), llb.AsPersistentCacheDir(id, llb.CacheMountShared))
+}
+
+// blobMounts mounts each blob as a folder of its own, which holds one file.
+func blobMounts(dir string, blobs []Blob) []llb.RunOption {
+	blobs = slices.Clone(blobs)
+	slices.SortFunc(blobs, func(a, b Blob) int { return strings.Compare(a.Name, b.Name) })
+	var opts []llb.RunOption
+	for n, b := range blobs {
+		st := llb.OCILayoutBlob("slipway.local/"+b.Store+"@"+b.Digest,
+			llb.ImageBlobOCIStore("", b.Store), llb.Filename(b.Name), llb.Chmod(0o644), llb.WithCustomName("[internal] "+b.Name))
+		opts = append(opts, llb.AddMount(fmt.Sprintf("%s/%d", dir, n), st, llb.Readonly))
+	}
+	return opts
+}
