@@ -56,6 +56,7 @@ type Builder struct {
 	engine     *engine.Client
 	engineErr  error
 	sdk        *sdk.Image
+	hold       bool // recipes are to keep their sandboxes, see recipe.Sandbox
 }
 
 // CacheDir is the root of sources, results and SDKs: $SLIPWAY_CACHE, or the
@@ -137,8 +138,8 @@ func (b *Builder) build(ctx context.Context, targets []*graph.Target) error {
 	if err := b.ensureSDK(ctx, targets); err != nil {
 		return err
 	}
-	jobs := map[string]*job{}
-	var list []*job
+	stale := map[string]*job{}
+	var jobs []*job
 	for _, t := range targets {
 		hit, err := b.lookup(ctx, t)
 		if err != nil {
@@ -147,24 +148,28 @@ func (b *Builder) build(ctx context.Context, targets []*graph.Target) error {
 		if hit {
 			continue
 		}
-		j := &job{name: t.Name, weight: b.weight(t)}
+		j := &job{
+			name: t.Name, weight: b.weight(t),
+			run:  func(ctx context.Context) error { return b.make(ctx, t) },
+			skip: func() { b.end(t, progress.Skipped, nil, 0) },
+		}
 		for _, dep := range b.packages(t) {
-			if n := jobs[dep.Name]; n != nil {
+			if n := stale[dep.Name]; n != nil {
 				link(j, n)
 			}
 		}
-		jobs[t.Name] = j
-		list = append(list, j)
+		stale[t.Name] = j
+		jobs = append(jobs, j)
+		if t.Package != nil && len(t.Package.ExternalFiles) > 0 {
+			f := &job{name: t.Name + " sources", pool: poolFetch, skip: func() {}, run: func(ctx context.Context) error {
+				_, err := b.fetch(ctx, items(t.Package))
+				return err
+			}}
+			link(j, f)
+			jobs = append(jobs, f)
+		}
 	}
-	byName := map[string]*graph.Target{}
-	for _, t := range targets {
-		byName[t.Name] = t
-	}
-	stop := b.prefetch(ctx, list, byName)
-	defer stop()
-	errs := runAll(ctx, list, b.opt.Jobs, b.opt.KeepGoing,
-		func(ctx context.Context, j *job) error { return b.make(ctx, byName[j.name]) },
-		func(j *job) { b.end(byName[j.name], progress.Skipped, nil, 0) })
+	errs := runAll(ctx, jobs, [pools]int{poolBuild: b.opt.Jobs, poolFetch: fetchSlots}, b.opt.KeepGoing)
 	if cause := context.Cause(ctx); cause != nil {
 		return fmt.Errorf("interrupted (%w): what was built before is kept, and the next build goes on from there", cause)
 	}
@@ -321,7 +326,6 @@ func (b *Builder) make(ctx context.Context, t *graph.Target) (err error) {
 		}
 		return err
 	}
-	b.display.Phase(t.Name, phaseFetch)
 	rec, err := b.recipe(ctx, t, in)
 	if err != nil {
 		return err
@@ -393,7 +397,7 @@ func (b *Builder) solve(ctx context.Context, t *graph.Target, key string, rec re
 	if err != nil {
 		var exit *engine.ExitError
 		if errors.As(err, &exit) {
-			return nil, &TargetError{Target: t.Name, Phase: log.phase, Tail: log.tail, Log: b.logPath(t), Err: err}
+			return nil, &TargetError{Target: t.Name, Phase: log.phase, Tail: log.tail, Log: b.logPath(t), ExitCode: exit.ExitCode, Err: err}
 		}
 		return nil, fmt.Errorf("%s: %w", t.Name, err)
 	}
@@ -449,7 +453,7 @@ func (b *Builder) end(t *graph.Target, status progress.Status, r *store.Result, 
 func (b *Builder) triple() string { return b.opt.Arch + "-" + b.ws.Config.Vendor + "-linux-gnu" }
 
 func (b *Builder) sandbox() recipe.Sandbox {
-	return recipe.Sandbox{SDKDigest: b.sdk.Digest, Arch: b.opt.Arch, Target: b.triple(), Epoch: b.ws.Config.ReleaseEpoch, Jobs: runtime.NumCPU()}
+	return recipe.Sandbox{SDKDigest: b.sdk.Digest, Arch: b.opt.Arch, Target: b.triple(), Epoch: b.ws.Config.ReleaseEpoch, Jobs: runtime.NumCPU(), Hold: b.hold}
 }
 
 // rpmBlobs are the RPMs among a target's inputs, as blobs of the result store.

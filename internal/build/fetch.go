@@ -11,6 +11,9 @@ import (
 	"slipway/internal/source"
 )
 
+// fetchSlots is how many targets' sources are fetched at once, beside builds.
+const fetchSlots = 4
+
 // Fetch brings the sources of the named targets and of all that they need.
 // Without names it takes every package of the workspace.
 func (b *Builder) Fetch(ctx context.Context, names []string) error {
@@ -74,24 +77,6 @@ func (b *Builder) fetchEvent(e source.Event) {
 		b.display.Downloaded(e.Item.Name, e.Done)
 	case "error":
 		b.display.Print("%s: fetch of %s failed: %v", e.Item.Owner, e.Item.Name, e.Err)
-	}
-}
-
-// prefetch brings the sources of stale targets beside the builds. What goes
-// wrong here is said by the target that needs the source.
-func (b *Builder) prefetch(ctx context.Context, jobs []*job, byName map[string]*graph.Target) (stop func()) {
-	var all []source.Item
-	for _, j := range jobs {
-		if t := byName[j.name]; t.Package != nil {
-			all = append(all, items(t.Package)...)
-		}
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	wg.Go(func() { _, _ = b.fetch(ctx, all) })
-	return func() {
-		cancel()
-		wg.Wait()
 	}
 }
 

@@ -14,7 +14,6 @@ import (
 // Phases of a target, as the display names them.
 const (
 	phaseWait    = "waiting"
-	phaseFetch   = "fetch"
 	phaseDeps    = "dependencies"
 	phasePackage = "packaging"
 	phaseStore   = "storing"
@@ -63,7 +62,7 @@ func (l *buildLog) Write(p []byte) (int, error) {
 }
 
 var (
-	executing = regexp.MustCompile(`^Executing\((%[a-z]+)\):`)
+	executing = regexp.MustCompile(`^Executing\((%(?:prep|build|install|check))\):`)
 	seconds   = regexp.MustCompile(`(\d+)m([\d.]+)s`)
 )
 
@@ -80,9 +79,7 @@ func (l *buildLog) line(line string) {
 		l.setPhase(strings.TrimPrefix(line, "+ slipway: phase "))
 		return
 	case executing.MatchString(line):
-		if phase := executing.FindStringSubmatch(line)[1]; phase != "%clean" {
-			l.setPhase(phase)
-		}
+		l.setPhase(executing.FindStringSubmatch(line)[1])
 	case strings.HasPrefix(line, "Processing files:"):
 		l.setPhase(phasePackage)
 	}
@@ -119,7 +116,9 @@ type TargetError struct {
 	Phase  string   // phase it was in: "%build"
 	Tail   []string // last lines of its output
 	Log    string   // file that holds all of it
-	Err    error    // what the engine said
+	// ExitCode is the exit status of its script.
+	ExitCode int
+	Err      error // what the engine said
 }
 
 func (e *TargetError) Error() string {
@@ -128,7 +127,7 @@ func (e *TargetError) Error() string {
 	if e.Phase != "" {
 		fmt.Fprintf(&b, " in %s", e.Phase)
 	}
-	fmt.Fprintf(&b, ": %v\n", e.Err)
+	fmt.Fprintf(&b, " with exit status %d\n", e.ExitCode)
 	for _, line := range e.Tail {
 		fmt.Fprintf(&b, "    %s\n", line)
 	}

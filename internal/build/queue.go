@@ -1,14 +1,28 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
 )
 
-// job is a target in the ready queue.
+// pool is what bounds how many jobs of a kind run at once.
+type pool int
+
+const (
+	poolBuild pool = iota // processors
+	poolFetch             // the network
+	pools
+)
+
+// job is a piece of work in the ready queue: building a target, or fetching its
+// sources.
 type job struct {
 	name    string
+	pool    pool
+	run     func(context.Context) error
+	skip    func() // instead of run, when something it needs failed
 	weight  int64  // how long it takes, in whatever unit, as long as it is one
 	needs   []*job // must end before it may start
 	wanted  []*job // wait for it
@@ -34,21 +48,21 @@ type outcome struct {
 }
 
 // runAll runs every job once what it needs has ended well, the longest chain
-// first, at most slots at a time. After a failure no further job is started,
-// unless keepGoing, but those that run may end: their work is kept. Jobs that
-// need a failed one are skipped. It returns the errors in the order in which
-// they came up.
-func runAll(ctx context.Context, jobs []*job, slots int, keepGoing bool, run func(context.Context, *job) error, skip func(*job)) []error {
+// first, of each pool as many at a time as it has slots. After a failure no
+// further job is started, unless keepGoing, but those that run may end: their
+// work is kept. Jobs that need a failed one are skipped. It returns the errors in
+// the order in which they came up.
+func runAll(ctx context.Context, jobs []*job, slots [pools]int, keepGoing bool) []error {
 	measure(jobs)
-	var ready []*job
+	var ready [pools][]*job
 	for _, j := range jobs {
 		j.waiting = len(j.needs)
 		if j.waiting == 0 {
-			ready = append(ready, j)
+			ready[j.pool] = append(ready[j.pool], j)
 		}
 	}
 	done := make(chan outcome)
-	running := 0
+	var running [pools]int
 	var errs []error
 	var release func(j *job, failed bool)
 	release = func(j *job, failed bool) {
@@ -59,42 +73,43 @@ func runAll(ctx context.Context, jobs []*job, slots int, keepGoing bool, run fun
 				continue
 			}
 			if w.failed {
-				skip(w)
+				w.skip()
 				release(w, true)
 			} else {
-				ready = append(ready, w)
+				ready[w.pool] = append(ready[w.pool], w)
 			}
 		}
 	}
-	for len(ready) > 0 || running > 0 {
-		for len(ready) > 0 && running < slots {
-			slices.SortStableFunc(ready, func(a, b *job) int {
-				if a.path != b.path {
-					return int(min(max(b.path-a.path, -1), 1))
-				}
-				return strings.Compare(a.name, b.name)
+	for {
+		for p := range pools {
+			slices.SortStableFunc(ready[p], func(a, b *job) int {
+				return cmp.Or(cmp.Compare(b.path, a.path), strings.Compare(a.name, b.name))
 			})
-			j := ready[0]
-			ready = ready[1:]
-			if ctx.Err() != nil || (len(errs) > 0 && !keepGoing) {
-				skip(j)
-				release(j, true)
-				continue
+			for len(ready[p]) > 0 && running[p] < slots[p] {
+				j := ready[p][0]
+				ready[p] = ready[p][1:]
+				if ctx.Err() != nil || (len(errs) > 0 && !keepGoing) {
+					j.skip()
+					release(j, true)
+					continue
+				}
+				running[p]++
+				go func() { done <- outcome{j, j.run(ctx)} }()
 			}
-			running++
-			go func() { done <- outcome{j, run(ctx, j)} }()
 		}
-		if running == 0 {
-			continue
+		if running == [pools]int{} {
+			if slices.ContainsFunc(ready[:], func(r []*job) bool { return len(r) > 0 }) {
+				continue // skipping made others ready
+			}
+			return errs
 		}
 		o := <-done
-		running--
+		running[o.job.pool]--
 		if o.err != nil {
 			errs = append(errs, o.err)
 		}
 		release(o.job, o.err != nil)
 	}
-	return errs
 }
 
 // measure fills in path, from the jobs that nothing waits for downwards.

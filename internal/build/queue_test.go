@@ -46,13 +46,18 @@ func TestRunAll(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var ran, skipped []*job
-			errs := runAll(context.Background(), diamond(), 1, c.keepGoing, func(_ context.Context, j *job) error {
-				ran = append(ran, j)
-				if j.name == c.fail {
-					return boom
+			jobs := diamond()
+			for _, j := range jobs {
+				j.run = func(context.Context) error {
+					ran = append(ran, j)
+					if j.name == c.fail {
+						return boom
+					}
+					return nil
 				}
-				return nil
-			}, func(j *job) { skipped = append(skipped, j) })
+				j.skip = func() { skipped = append(skipped, j) }
+			}
+			errs := runAll(context.Background(), jobs, [pools]int{1, 1}, c.keepGoing)
 			if diff := cmp.Diff(c.ran, names(ran)); diff != "" {
 				t.Errorf("ran: %s", diff)
 			}
@@ -67,42 +72,55 @@ func TestRunAll(t *testing.T) {
 	}
 }
 
+// Of each pool as many run at once as it has slots, beside each other.
 func TestRunAllKeepsToItsSlots(t *testing.T) {
-	var jobs []*job
-	for range 20 {
-		jobs = append(jobs, &job{name: "j"})
-	}
+	slots := [pools]int{poolBuild: 2, poolFetch: 3}
 	var mu sync.Mutex
-	running, most := 0, 0
-	both := make(chan struct{})
-	var once sync.Once
-	errs := runAll(context.Background(), jobs, 2, false, func(context.Context, *job) error {
-		mu.Lock()
-		running++
-		most = max(most, running)
-		if running == 2 {
-			once.Do(func() { close(both) })
+	var running, most [pools]int
+	full := make(chan struct{})
+	var jobs []*job
+	for n := range 40 {
+		j := &job{name: "j", pool: pool(n % 2), skip: func() {}}
+		j.run = func(context.Context) error {
+			mu.Lock()
+			running[j.pool]++
+			most[j.pool] = max(most[j.pool], running[j.pool])
+			if running == slots {
+				select {
+				case <-full:
+				default:
+					close(full)
+				}
+			}
+			mu.Unlock()
+			<-full // nothing ends before all slots were taken at once
+			mu.Lock()
+			running[j.pool]--
+			mu.Unlock()
+			return nil
 		}
-		mu.Unlock()
-		<-both // nothing ends before two have run at once
-		mu.Lock()
-		running--
-		mu.Unlock()
-		return nil
-	}, func(*job) {})
-	if most != 2 || errs != nil {
-		t.Errorf("%d at once, errors %v", most, errs)
+		jobs = append(jobs, j)
+	}
+	errs := runAll(context.Background(), jobs, slots, false)
+	if most != slots || errs != nil {
+		t.Errorf("%v at once, errors %v", most, errs)
 	}
 }
 
 func TestRunAllCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	var ran, skipped int
-	runAll(ctx, diamond(), 1, true, func(context.Context, *job) error {
-		ran++
-		cancel()
-		return context.Cause(ctx)
-	}, func(*job) { skipped++ })
+	jobs := diamond()
+	for _, j := range jobs {
+		j.run = func(context.Context) error {
+			ran++
+			cancel()
+			return context.Cause(ctx)
+		}
+		j.skip = func() { skipped++ }
+	}
+	runAll(ctx, jobs, [pools]int{1, 1}, true)
 	if ran != 1 || skipped != 4 {
 		t.Errorf("ran %d, skipped %d", ran, skipped)
 	}

@@ -73,6 +73,7 @@ func (b *Builder) Shell(ctx context.Context, name string, ready func(), stdin io
 	if err != nil {
 		return 0, err
 	}
+	b.hold = true
 	rec, err := b.recipe(ctx, t, in)
 	if err != nil {
 		return 0, err
@@ -89,13 +90,15 @@ func (b *Builder) Shell(ctx context.Context, name string, ready func(), stdin io
 	defer log.Close()
 	file, isFile := stdin.(*os.File)
 	err = client.Shell(ctx, b.engineJob(t, rec, "", log), engine.ShellOptions{
-		Args: []string{"/bin/bash", "-i"}, Always: true, Stdin: stdin, Stdout: stdout, Stderr: stdout,
+		Args: []string{"/bin/bash", "-i"}, Stdin: stdin, Stdout: stdout, Stderr: stdout,
 		Tty: isFile && term.IsTerminal(int(file.Fd())),
 		Opened: func(failure *engine.ExitError) {
 			ready()
-			if failure != nil {
-				fmt.Fprintf(stdout, "%s failed: this is its sandbox as it was left; the log is %s\n", failure.Vertex, b.logPath(t))
+			how := "failed"
+			if failure.ExitCode == recipe.ExitHeld {
+				how = "did not fail"
 			}
+			fmt.Fprintf(stdout, "%s %s: this is its sandbox as it was left; the log is %s\n", failure.Vertex, how, b.logPath(t))
 		},
 	})
 	var exit *engine.ExitError

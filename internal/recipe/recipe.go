@@ -17,6 +17,9 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 )
 
+// ExitHeld is the exit status of a sandbox with Hold whose script did all its work.
+const ExitHeld = 86
+
 // Version is part of every key: raise it whenever a recipe changes what it makes.
 const Version = "1"
 
@@ -56,6 +59,7 @@ type Sandbox struct {
 	Target    string // compiler triple, "x86_64-dinghy-linux-gnu"
 	Epoch     int64  // SOURCE_DATE_EPOCH, seconds
 	Jobs      int    // make -j inside the sandbox
+	Hold      bool   // fail at the end, so that the sandbox can be looked at
 }
 
 // Package is a spec file to be built.
@@ -66,7 +70,7 @@ type Package struct {
 	Files         []string // own files, relative to Dir
 	Dir           string   // folder of the package on the host
 	Sources       []Blob   // upstream sources
-	Groups        []string // first-party sources, slash-separated paths below GroupsDir
+	Groups        []string // first-party sources, slash-separated paths below GroupsDir; "." is all of it
 	GroupsDir     string   // the workspace's sources/ folder on the host
 	RPMs          []Blob   // closure of BuildRequires
 	BuildRequires []string // as the spec has them after expansion
@@ -97,7 +101,8 @@ func (p Package) Build() Build {
 	local := func(name, dir string, patterns []string) llb.State {
 		key := name + ":" + p.Name
 		b.Locals[key] = dir
-		return llb.Local(key, llb.IncludePatterns(patterns), llb.SharedKeyHint(key), llb.WithCustomName("[internal] "+key))
+		// the hint has the path, since all checkouts share one engine
+		return llb.Local(key, llb.IncludePatterns(patterns), llb.SharedKeyHint(key+":"+dir), llb.WithCustomName("[internal] "+key))
 	}
 
 	sysroot := p.sysroot()
@@ -108,7 +113,11 @@ func (p Package) Build() Build {
 	}
 	mounts = append(mounts, blobMounts("/slipway/sources", p.Sources)...)
 	if len(p.Groups) > 0 {
-		mounts = append(mounts, llb.AddMount("/slipway/groups", local("groups", p.GroupsDir, p.Groups), llb.Readonly))
+		groups := p.Groups
+		if slices.Contains(groups, ".") {
+			groups = nil
+		}
+		mounts = append(mounts, llb.AddMount("/slipway/groups", local("groups", p.GroupsDir, groups), llb.Readonly))
 	}
 	run := p.run(p.Name+": rpmbuild", rpmbuildScript, nil, append(mounts,
 		llb.User("builder"),
@@ -124,6 +133,7 @@ func (p Package) Build() Build {
 }
 
 func (p Package) sysroot() llb.State {
+	p.Hold = false
 	run := p.run(p.Name+": dependencies", sysrootScript, p.BuildRequires, blobMounts("/slipway/rpms", p.RPMs))
 	return run.AddMount("/sysroot", llb.Scratch())
 }
@@ -151,6 +161,9 @@ func (i Image) Build() Build {
 // run executes a script in the SDK with the settings that every sandbox has.
 func (s Sandbox) run(name, script string, args []string, opts []llb.RunOption) llb.ExecState {
 	argv := append([]string{"/bin/bash", "-euo", "pipefail", "-c", script, "slipway"}, args...)
+	if s.Hold {
+		opts = append(opts, llb.AddEnv("SLIPWAY_HOLD", "1"))
+	}
 	opts = append([]llb.RunOption{
 		llb.Args(argv),
 		llb.ReadonlyRootFS(),

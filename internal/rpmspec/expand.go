@@ -399,6 +399,9 @@ func (x *expander) words(s string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := x.spend(8 * len(s)); err != nil { // a word costs more than its bytes
+		return nil, err
+	}
 	if strings.IndexByte(s, quoteMark) < 0 {
 		return strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == '\t' }), nil
 	}

@@ -85,7 +85,7 @@ func evaluate(s string, expand func(string) (string, error)) (value, error) {
 	e := &evaluator{s: s, expand: expand}
 	v, err := e.all()
 	if err != nil && !errors.Is(err, ErrNeedsRPM) {
-		err = fmt.Errorf("expression %q: %w", strings.TrimSpace(known(s)), err)
+		err = fmt.Errorf("expression %q: %w", clip(strings.TrimSpace(s)), err)
 	}
 	return v, err
 }

@@ -283,12 +283,12 @@ func parseDefinition(s string, i int, free bool) (d definition, end int, err err
 		d.body = s[i:]
 		return d, len(s), nil
 	case i < len(s) && s[i] == '{':
-		close := matchPair(s, i, '{', '}')
-		if close < 0 {
+		end := matchPair(s, i, '{', '}')
+		if end < 0 {
 			return d, i, fmt.Errorf("macro %%%s: body lacks its closing brace", d.name)
 		}
-		d.body = s[i+1 : close-1]
-		i = close
+		d.body = s[i+1 : end-1]
+		i = end
 	default:
 		var b balance
 		body := i
@@ -346,18 +346,18 @@ func parseDefinition(s string, i int, free bool) (d definition, end int, err err
 
 // matchPair returns the index after the bracket that closes the one at s[i], or
 // -1. A backslash hides the character after it.
-func matchPair(s string, i int, open, close byte) int {
+func matchPair(s string, i int, opening, closing byte) int {
 	level := 0
 	for ; i < len(s); i++ {
 		switch s[i] {
 		case '\\':
 			i++
-		case close:
+		case closing:
 			level--
 			if level <= 0 {
 				return i + 1
 			}
-		case open:
+		case opening:
 			level++
 		}
 	}

@@ -32,6 +32,7 @@ type Spec struct {
 	// Packages are the binary packages, the main one first.
 	Packages []Package
 	// BuildArch, ExclusiveArch and ExcludeArch are the words of these tags.
+	// Whether they allow the target is for the caller to judge.
 	BuildArch, ExclusiveArch, ExcludeArch []string
 	// NeedsRPM lists, as "line N: what", each tag or condition whose value only
 	// rpm can tell. If it is not empty, the other fields are incomplete.

@@ -180,13 +180,13 @@ func (p *parser) notATag(line string) error {
 // set stores the value of a tag.
 func (p *parser) set(info tagInfo, number, when, value string) error {
 	pkg := &p.spec.Packages[p.pkg]
-	clear := known(value)
-	clean := len(clear) == len(value)
+	plain := known(value)
+	clean := len(plain) == len(value)
 	once := func(field *string) error {
 		if *field != "" {
 			return fmt.Errorf("%s is there twice (%q before): remove one", info.name, *field)
 		}
-		*field = clear
+		*field = plain
 		if !clean {
 			p.needsRPM(p.line, info.name)
 		}
@@ -212,14 +212,14 @@ func (p *parser) set(info tagInfo, number, when, value string) error {
 		return once(&pkg.Release)
 	case tagEpoch:
 		if n, err := strconv.ParseUint(value, 10, 32); err == nil {
-			clear = strconv.FormatUint(n, 10)
+			plain = strconv.FormatUint(n, 10)
 		} else if clean {
 			return fmt.Errorf("Epoch %q: write a whole number, 0 or more", value)
 		}
 		return once(&pkg.Epoch)
 	case tagSummary:
 		if when == "" || when == "C" {
-			pkg.Summary = clear
+			pkg.Summary = plain
 		}
 	case tagSource, tagPatch:
 		return p.addSource(info.kind == tagPatch, number, value)
@@ -230,12 +230,12 @@ func (p *parser) set(info tagInfo, number, when, value string) error {
 		if info.kind == tagExcludeArch {
 			list = &p.spec.ExcludeArch
 		}
-		*list = append(*list, strings.Fields(clear)...)
+		*list = append(*list, strings.Fields(plain)...)
 		if !clean {
 			p.needsRPM(p.line, info.name)
 		}
 	case tagBuildArch:
-		return p.setBuildArch(info, pkg, clear, clean)
+		return p.setBuildArch(info, pkg, plain, clean)
 	case tagDocDir:
 		if clean && value[0] != '/' {
 			return fmt.Errorf("DocDir %q: write an absolute path", value)

@@ -16,7 +16,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 )
 
 // Machine is a virtual machine to be started.
@@ -44,7 +43,8 @@ type Machine struct {
 
 	// Stdin and Stdout are the serial console ttyS0. If Stdin is a terminal,
 	// QEMU gets it as it is: raw, with Ctrl-A X to quit. A nil Stdin reads
-	// nothing, a nil Stdout discards. Stderr has QEMU's own messages.
+	// nothing, a nil Stdout discards. A Stdin that is no file is still being
+	// read once after the end. Stderr has QEMU's own messages.
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 
@@ -134,13 +134,21 @@ func Start(ctx context.Context, m Machine) (_ *VM, err error) {
 	}
 	vm.cmd = exec.CommandContext(ctx, binary, m.args(vm.Accel, vars)...)
 	vm.cmd.ExtraFiles = []*os.File{consoleFile, qmpFile} // 3 and 4
-	vm.cmd.Stdin, vm.cmd.Stdout, vm.cmd.Stderr = m.Stdin, m.Stdout, &vm.stderr
+	vm.cmd.Stdout, vm.cmd.Stderr = m.Stdout, &vm.stderr
 	if m.Stderr != nil {
 		vm.cmd.Stderr = io.MultiWriter(m.Stderr, &vm.stderr)
 	}
 	vm.ended = ctx.Err
-	// A Stdin that is no file may block in Read for ever after the end.
-	vm.cmd.WaitDelay = time.Second
+	var feed io.WriteCloser
+	if f, ok := m.Stdin.(*os.File); ok {
+		vm.cmd.Stdin = f
+	} else if m.Stdin != nil {
+		// Not left to exec, whose Wait would wait for the last Read.
+		if feed, err = vm.cmd.StdinPipe(); err != nil {
+			closeTheirs()
+			return nil, err
+		}
+	}
 	err = vm.cmd.Start()
 	closeTheirs()
 	if err != nil {
@@ -155,6 +163,9 @@ func Start(ctx context.Context, m Machine) (_ *VM, err error) {
 			return nil, ctx.Err()
 		}
 		return nil, fmt.Errorf("%s did not start: %w: %s", binaryName, err, vm.stderr.text())
+	}
+	if feed != nil {
+		go func() { _, _ = io.Copy(feed, m.Stdin) }() // ends with the pipe or Stdin
 	}
 	return vm, nil
 }
@@ -284,7 +295,7 @@ func (vm *VM) Wait() error {
 	err := vm.cmd.Wait()
 	vm.release()
 	switch {
-	case err == nil, errors.Is(err, exec.ErrWaitDelay): // only our copy of Stdin was cut off
+	case err == nil:
 		return nil
 	case vm.ended() != nil:
 		return vm.ended()

@@ -136,7 +136,7 @@ func (s *Shell) wait(ctx context.Context) error {
 			return err
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("no shell answered: %w; last seen on its line: %q", ctx.Err(), seen.text())
+			return fmt.Errorf("no shell answered: %w; last seen on its line: %q", ctx.Err(), seen.text()+string(s.buf))
 		}
 	}
 }

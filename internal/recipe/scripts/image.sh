@@ -46,4 +46,5 @@ echo "+ slipway: phase verity"
 veritysetup format --format=1 --hash=sha256 --data-block-size=4096 --hash-block-size=4096 \
   --uuid="$SLIPWAY_UUID" --salt="$SLIPWAY_SALT" --root-hash-file=/parts/root.hash /parts/root.erofs /parts/root.verity
 veritysetup verify --root-hash-file=/parts/root.hash /parts/root.erofs /parts/root.verity
+[ -z "${SLIPWAY_HOLD:-}" ] || exit 86
 rm -rf "$root"

@@ -12,6 +12,7 @@ done
 rpmbuild -bb --define "_topdir $top" --define "_dbpath $SLIPWAY_SYSROOT/var/lib/rpm" \
   --target "$SLIPWAY_ARCH" "SOURCES/$SLIPWAY_SPEC" 2>&1
 
+[ -z "${SLIPWAY_HOLD:-}" ] || exit 86
 rm -rf BUILD BUILDROOT
 # user and system time of this sandbox: shell, then children
 echo "+ slipway: times $(times | tr '\n' ' ')"
