@@ -284,7 +284,7 @@ func parsePackages(r io.Reader, fn func(p LockedPackage, essential bool)) error 
 				fn(p, essential)
 			}
 			p, essential = LockedPackage{}, false
-		} else if key, value, ok := bytes.Cut(text, []byte(":")); ok && key[0] != ' ' && key[0] != '\t' {
+		} else if key, value, ok := bytes.Cut(text, []byte(":")); ok && len(key) > 0 && key[0] != ' ' && key[0] != '\t' {
 			value = bytes.TrimSpace(value)
 			switch string(key) {
 			case "Package":

@@ -161,6 +161,12 @@ func (l *Lock) check() error {
 			value{"go.sum", l.Go.Sum, reGoSum, "a sum as in go.sum, h1:…"},
 			value{"go.sha256", l.Go.SHA256, reSHA256, "64 hexadecimal digits"})
 	}
+	for _, c := range l.Components {
+		values = append(values, value{"components", c, reSuite, "a component such as main"})
+	}
+	for _, name := range l.Requested {
+		values = append(values, value{"requested", name, reDebName, "the name of a Debian package"})
+	}
 	if len(l.Packages) == 0 {
 		return errors.New("sdk.packages is empty")
 	}

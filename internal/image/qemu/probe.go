@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// probeSector is the boot sector made from probe.S by
+// probeSector is the boot sector made from probe.asm by
 //
-//	as --64 -o probe.o probe.S
+//	as --64 -o probe.o probe.asm
 //	ld -m elf_x86_64 -Ttext 0x7c00 --oformat binary -o probe.bin probe.o
 //
 //go:embed probe.bin
