@@ -130,7 +130,7 @@ var (
 	reDebName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`)
 	// Debian policy 5.6.12
 	reDebVersion = regexp.MustCompile(`^([0-9]+:)?[0-9A-Za-z][0-9A-Za-z.+~-]*$`)
-	reSuite      = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]*$`)
+	reSuite      = regexp.MustCompile(`^[a-z0-9][a-z0-9./-]*$`)
 	reDebArch    = regexp.MustCompile(`^[a-z0-9]+$`)
 	rePoolPath   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+._~%:-]*(/[A-Za-z0-9][A-Za-z0-9+._~%:-]*)+\.deb$`)
 	reGoVersion  = regexp.MustCompile(`^[0-9]+\.[0-9]+(\.[0-9]+|rc[0-9]+)?$`)
