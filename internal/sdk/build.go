@@ -187,20 +187,19 @@ func writeRoot(ctx context.Context, ws *workspace.Workspace, lock *Lock, tmp str
 	}
 	// in memory if there is enough of it, which takes half the time; the mount
 	// lives in the namespace below
-	prepare := ""
+	prepare := "mount -t proc proc /proc; "
 	if memAvailable() >= 4<<30 {
-		prepare = `mount -t tmpfs -o mode=755,size=3g slipway "$0"; `
+		prepare += `mount -t tmpfs -o mode=755,size=3g slipway "$0"; `
 	}
-	cmd := exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", prepare + `exec mmdebstrap "$@"`, rootDir}, args...)...)
+	cmd := exec.CommandContext(ctx, "/bin/sh", append([]string{"-ec", prepare + `exec mmdebstrap "$@"`, rootDir}, args...)...)
 	cmd.Dir = tmp
 	cmd.Env = []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=/root", "TMPDIR=" + rootDir, "LC_ALL=C.UTF-8", "TZ=UTC", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", epoch),
 	}
-	// mounts end with the processes, however those end, and nothing can be
-	// downloaded behind the lock's back
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET}
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	// killing the first process of the namespace kills them all, and their mounts
+	// go with them; without a network nothing gets past the lock
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET, Cloneflags: syscall.CLONE_NEWPID}
 	cmd.WaitDelay = 20 * time.Second
 	var tail tailWriter
 	cmd.Stderr = io.MultiWriter(&tail, opt.Log)
@@ -214,7 +213,7 @@ func writeRoot(ctx context.Context, ws *workspace.Workspace, lock *Lock, tmp str
 	tw := tar.NewWriter(layer)
 	terr := copyRoot(tw, out, lock, added)
 	if terr != nil {
-		cmd.Cancel()
+		cmd.Process.Kill()
 	}
 	io.Copy(io.Discard, out)
 	if err := cmd.Wait(); err != nil && !(terr != nil && tail.empty()) {

@@ -2,7 +2,7 @@ package qemu
 
 import (
 	"context"
-	_ "embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -11,13 +11,24 @@ import (
 	"time"
 )
 
-// probeSector is the boot sector made from probe.asm by
-//
-//	as --64 -o probe.o probe.asm
-//	ld -m elf_x86_64 -Ttext 0x7c00 --oformat binary -o probe.bin probe.o
-//
-//go:embed probe.bin
-var probeSector []byte
+// probeCode is the machine code of probe.asm, as a test checks.
+const probeCode = "" +
+	"fa31c08ed88ec08ed0bc007cfcbf0010b90018f3abc70600100320c70600200330c70600308300660f0116b07c0f20c0" +
+	"0c010f22c0ea3a7c080066b810008ed88ec08ed0dbe39bb8200600000f22e0b8001000000f22d8b9800000c00f320d00" +
+	"0100000f300f20c024fb0d020000800f22c0ea797c0000180031c00fa266480f6ec466480f7ec3b010e6f4f4ebfd6690" +
+	"0000000000000000ffff0000009acf00ffff00000092cf00ffff0000009aaf001f00907c"
+
+// probeSector is the boot sector: the code, and the mark that it may be booted.
+func probeSector() ([]byte, error) {
+	code, err := hex.DecodeString(probeCode)
+	if err != nil {
+		return nil, err
+	}
+	sector := make([]byte, 512)
+	copy(sector, code)
+	sector[510], sector[511] = 0x55, 0xaa
+	return sector, nil
+}
 
 const (
 	probeLimit = 2 * time.Second
@@ -38,8 +49,12 @@ func Probe(ctx context.Context, accel string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	sector, err := probeSector()
+	if err != nil {
+		return err
+	}
 	disk := filepath.Join(dir, "disk")
-	if err := os.WriteFile(disk, probeSector, 0o600); err != nil {
+	if err := os.WriteFile(disk, sector, 0o600); err != nil {
 		return err
 	}
 	// SeaBIOS does not read a disk that is smaller than a cylinder.
