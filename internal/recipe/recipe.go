@@ -7,7 +7,9 @@
 package recipe
 
 import (
+	"crypto/sha256"
 	_ "embed"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strconv"
@@ -20,8 +22,16 @@ import (
 // ExitHeld is the exit status of a sandbox with Hold whose script did all its work.
 const ExitHeld = 86
 
-// Version is part of every key: raise it whenever a recipe changes what it makes.
-const Version = "1"
+// generation is part of every key: raise it whenever the Go part of a recipe
+// changes what it makes. Changed scripts change keys by themselves.
+const generation = "1"
+
+// Version is part of every key: what of the recipes themselves decides what they
+// make.
+func Version() string {
+	sum := sha256.Sum256([]byte(generation + "\x00" + sysrootScript + "\x00" + rpmbuildScript + "\x00" + imageScript))
+	return hex.EncodeToString(sum[:])
+}
 
 // Ids of the content stores that a build's client must serve to the engine.
 const (

@@ -212,11 +212,10 @@ func writeRoot(ctx context.Context, ws *workspace.Workspace, lock *Lock, tmp str
 	}
 	tw := tar.NewWriter(layer)
 	terr := copyRoot(tw, out, lock, added)
-	if terr != nil {
-		cmd.Process.Kill()
-	}
+	// mmdebstrap ends well even if its output is not to our liking, so that an
+	// error of its own is known as such
 	io.Copy(io.Discard, out)
-	if err := cmd.Wait(); err != nil && !(terr != nil && tail.empty()) {
+	if err := cmd.Wait(); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -532,12 +531,15 @@ func (t *tailWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (t *tailWriter) empty() bool { return len(t.buf) == 0 }
-
 func (t *tailWriter) String() string {
 	lines := strings.Split(strings.TrimSpace(string(t.buf)), "\n")
 	if len(lines) > 15 {
 		lines = lines[len(lines)-15:]
+	}
+	for i, line := range lines {
+		if len(line) > 300 {
+			lines[i] = line[:300] + "…"
+		}
 	}
 	return strings.Join(lines, "\n")
 }
