@@ -283,7 +283,7 @@ func (b *Builder) inputs(t *graph.Target) (plan.Inputs, error) {
 		results = append(results, b.result(dep.Name))
 	}
 	in := plan.Inputs{
-		Recipe: recipe.Version(), Target: t.Name, Arch: b.opt.Arch, SDK: b.sdk.Digest,
+		Recipe: recipe.PackageVersion, Target: t.Name, Arch: b.opt.Arch, SDK: b.sdk.Digest,
 		Settings: map[string]string{"source-date-epoch": strconv.FormatInt(b.ws.Config.ReleaseEpoch, 10)},
 		RPMs:     plan.RPMs(results),
 	}

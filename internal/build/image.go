@@ -32,6 +32,7 @@ func (b *Builder) variantInputs(v *workspace.Variant, in *plan.Inputs) error {
 	if err := v.CheckArch(b.opt.Arch); err != nil {
 		return err
 	}
+	in.Recipe = recipe.ImageVersion
 	in.Settings["metadata"] = b.metadata(v)
 	in.Settings["os-release"] = b.osRelease(v)
 	in.Settings["packages"] = strings.Join(b.imagePackages(v), " ")

@@ -15,8 +15,8 @@ import (
 func TestShell(t *testing.T) {
 	c := sharedClient(t)
 	root, base := probe(t)
-	failing := run(root.AddEnv("GREETING", "hi").Dir("/out").User("1000:1000"), "write /out/half done -- write /work/tree dirty -- exit 7",
-		llb.AddMount("/work", llb.Scratch().File(llb.Mkdir("/t", 0o777)), llb.SourcePath("/t")))
+	failing := run(root.AddEnv("GREETING", "hi").Dir("/out").User("1000:1000"), "write /out/half done -- write /data/tree dirty -- exit 7",
+		llb.AddMount("/data", llb.Scratch().File(llb.Mkdir("/t", 0o777)), llb.SourcePath("/t")))
 	passing := run(root.AddEnv("GREETING", "hello"), "write /out/all done")
 	tests := []struct {
 		name   string
@@ -30,9 +30,9 @@ func TestShell(t *testing.T) {
 	}{
 		{
 			name: "failed step", def: outOf(failing.Root()),
-			input:  "whoami\ncat half\ncat /work/tree\ninterfaces\nexit 3\n",
+			input:  "whoami\ncat half\ncat /data/tree\ninterfaces\nexit 3\n",
 			want:   "uid=1000 cwd=/out GREETING=hi\ndone\ndirty\ninterface lo\n",
-			failed: "probe write /out/half done -- write /work/tree dirty -- exit 7: exit status 7",
+			failed: "probe write /out/half done -- write /data/tree dirty -- exit 7: exit status 7",
 			exit:   3,
 		},
 		{name: "result", def: passing.Root(), always: true, input: "whoami\ncat /out/all\n", want: "uid=0 cwd=/ GREETING=hello\ndone\n"},

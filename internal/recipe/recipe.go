@@ -26,10 +26,15 @@ const ExitHeld = 86
 // changes what it makes. Changed scripts change keys by themselves.
 const generation = "1"
 
-// Version is part of every key: what of the recipes themselves decides what they
-// make.
-func Version() string {
-	sum := sha256.Sum256([]byte(generation + "\x00" + sysrootScript + "\x00" + rpmbuildScript + "\x00" + imageScript))
+// PackageVersion and ImageVersion are part of every key: what of the recipe
+// itself decides what it makes.
+var (
+	PackageVersion = version(sysrootScript, rpmbuildScript)
+	ImageVersion   = version(imageScript)
+)
+
+func version(scripts ...string) string {
+	sum := sha256.Sum256([]byte(generation + "\x00" + strings.Join(scripts, "\x00")))
 	return hex.EncodeToString(sum[:])
 }
 
@@ -162,7 +167,7 @@ func (i Image) Build() Build {
 		llb.AddEnv("SLIPWAY_UUID", i.UUID),
 		llb.AddEnv("SLIPWAY_SALT", i.Salt),
 	))
-	run.AddMount("/work", llb.Scratch())
+	run.AddMount("/image", llb.Scratch())
 	parts := run.AddMount("/parts", llb.Scratch())
 	return Build{State: llb.Scratch().File(llb.Copy(parts, "/", "/", &llb.CopyInfo{CopyDirContentsOnly: true}),
 		llb.WithCustomName("[internal] parts of "+i.Name))}

@@ -2,7 +2,7 @@
 # installs them into a root, and makes the parts of an image in /parts.
 # Runs as root, without network, loop devices or device mapper.
 mkdir /tmp/repo /tmp/rpms
-root=/work/root
+root=/image/root
 mkdir -p "$root"
 
 echo "+ slipway: phase resolve"
