@@ -50,6 +50,9 @@ boot-test: image ## boot the default image in QEMU and check what runs in it
 repro-test: image ## build every package and the image again elsewhere and compare
 	go test -count=1 -timeout 120m -tags e2e ./e2e -run TestReproducible -repro -slipway "$(abspath $(SLIPWAY))" -workspace "$(abspath os)"
 
+bench: ## time a first build with empty caches
+	bench/cold-image
+
 docs: tool ## write the generated pages of docs/
 	$(SLIPWAY) docs --output docs
 
