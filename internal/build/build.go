@@ -103,14 +103,18 @@ func New(ws *workspace.Workspace, opt Options) (*Builder, error) {
 	}
 	sources, err := source.Open(filepath.Join(opt.Cache, "sources"))
 	if err != nil {
-		return nil, err
+		return nil, cacheError(opt.Cache, err)
 	}
 	results, err := store.Open(filepath.Join(opt.Cache, "store"))
 	if err != nil {
-		return nil, err
+		return nil, cacheError(opt.Cache, err)
 	}
 	return &Builder{ws: ws, opt: opt, graph: g, sources: sources, results: results, display: opt.Display,
 		done: map[string]*store.Result{}, rows: map[string]*Row{}}, nil
+}
+
+func cacheError(dir string, err error) error {
+	return fmt.Errorf("cache folder %s: %w: set SLIPWAY_CACHE to a folder that can be written to", dir, err)
 }
 
 // Close lets go of the engine.
@@ -234,13 +238,18 @@ func (b *Builder) weight(t *graph.Target) int64 {
 	w := int64(1)
 	if t.Package != nil {
 		for _, item := range items(t.Package) {
-			if blob, ok := b.sources.Lookup(item); ok {
-				w += blob.Size
+			blob, _ := b.sources.Lookup(item)
+			if strings.HasPrefix(item.URL, "go:") {
+				blob.Size /= packing // the others are packed
 			}
+			w += blob.Size
 		}
 	}
 	return w
 }
+
+// packing is about how many times smaller than plain a packed source archive is.
+const packing = 6
 
 // lookup finds a target in the store. It can only tell when all that the target
 // needs is known.

@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -14,8 +15,9 @@ import (
 // fetchSlots is how many targets' sources are fetched at once, beside builds.
 const fetchSlots = 4
 
-// Fetch brings the sources of the named targets and of all that they need.
-// Without names it takes every package of the workspace.
+// Fetch brings the sources of the named targets and of all that they need, and
+// the SDK. Without names it takes every package of the workspace. That one of
+// both fails does not keep the other from being brought.
 func (b *Builder) Fetch(ctx context.Context, names []string) error {
 	var targets []*graph.Target
 	if len(names) == 0 {
@@ -32,8 +34,9 @@ func (b *Builder) Fetch(ctx context.Context, names []string) error {
 			all = append(all, items(t.Package)...)
 		}
 	}
-	if _, err := b.fetch(ctx, all); err != nil {
-		return err
+	sdkErr := b.ensureSDK(ctx, targets)
+	if _, err := b.fetch(ctx, all); err != nil || sdkErr != nil {
+		return errors.Join(err, sdkErr)
 	}
 	b.display.Print("%d source files are in the store", len(all))
 	return nil

@@ -55,7 +55,7 @@ func (b *Builder) writeReport(started time.Time, targets []*graph.Target) error 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, r.Started.Format("20060102T150405Z")+".json"), append(raw, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, r.Started.Format("20060102T150405.000Z")+".json"), append(raw, '\n'), 0o644); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
 	return nil

@@ -27,7 +27,9 @@ build/images/<arch>-<variant>/<version>/, logs in build/logs/.`,
 			err = b.Build(cmd.Context(), args)
 			summary := display.Summary()
 			display.Close()
-			fmt.Fprintln(cmd.ErrOrStderr(), summary)
+			if summary != "" {
+				fmt.Fprintln(cmd.ErrOrStderr(), summary)
+			}
 			if err != nil {
 				return err
 			}
@@ -57,8 +59,7 @@ network.`,
 			}
 			defer display.Close()
 			defer b.Close()
-			_, sdkErr := b.FetchSDK(cmd.Context())
-			return errors.Join(b.Fetch(cmd.Context(), args), sdkErr)
+			return b.Fetch(cmd.Context(), args)
 		},
 	}
 	f.add(cmd)

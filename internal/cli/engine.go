@@ -11,7 +11,7 @@ import (
 )
 
 func engineCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "engine", Short: "Look at the build engine, or stop it"}
+	cmd := &cobra.Command{Use: "engine COMMAND", Short: "Look at the build engine, or stop it", RunE: group, SuggestionsMinimumDistance: 2, DisableFlagsInUseLine: true}
 	serve := &cobra.Command{
 		Use:    "serve",
 		Short:  "Be the engine (commands that build start it by themselves)",

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -57,11 +58,16 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	cmd.SetErr(stderr)
 	err := cmd.ExecuteContext(ctx)
 	var status ExitStatus
+	var findings workspace.Errors
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &status):
 		return int(status)
+	case errors.As(err, &findings):
+		// as compilers write them, for editors that go to the place of an error
+		fmt.Fprintf(stderr, "%v\nslipway: findings: %d; nothing was done\n", findings, len(findings))
+		return exitFailure
 	case errors.Is(context.Cause(ctx), errInterrupted):
 		fmt.Fprintf(stderr, "slipway: %v\n", err)
 		return exitInterrupted
@@ -90,12 +96,44 @@ them dm-verity-protected, bootable disk images.`,
 		Version:       version(),
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())
+	})
 	root.PersistentFlags().StringVarP(&g.dir, "directory", "C", ".", "folder in the workspace to work in")
 	root.PersistentFlags().StringVar(&g.arch, "arch", build.HostArch(), "architecture of the targets")
 	root.AddCommand(
 		buildCommand(g), fetchCommand(g), graphCommand(g), checkCommand(g), runCommand(g), shellCommand(g), sdkCommand(g), engineCommand(), docsCommand(),
 	)
+	explainArgs(root)
 	return root
+}
+
+// explainArgs makes every command say how it is called when its arguments are
+// wrong.
+func explainArgs(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return fmt.Errorf("%w: usage: %s", err, cmd.UseLine())
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		explainArgs(sub)
+	}
+}
+
+// group is what a command does that only holds others.
+func group(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	hint := "see " + cmd.CommandPath() + " --help"
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = "did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return fmt.Errorf("unknown command %q for %q: %s", args[0], cmd.CommandPath(), hint)
 }
 
 // version is the module version that Go recorded, or "devel".

@@ -49,6 +49,8 @@ slipway, and the machine is ended.`,
 				}
 			} else if len(args) > 0 {
 				return errors.New("give a variant or --image, not both")
+			} else if _, err := os.Stat(path); err != nil {
+				return fmt.Errorf("--image: %w: slipway build makes images and prints their paths", err)
 			}
 			return f.run(cmd, path)
 		},

@@ -8,7 +8,7 @@ import (
 )
 
 func sdkCommand(g *global) *cobra.Command {
-	cmd := &cobra.Command{Use: "sdk", Short: "Make the SDK, or run something in it"}
+	cmd := &cobra.Command{Use: "sdk COMMAND", Short: "Make the SDK, or run something in it", RunE: group, SuggestionsMinimumDistance: 2, DisableFlagsInUseLine: true}
 	var f buildFlags
 	build := &cobra.Command{
 		Use:   "build",
@@ -34,8 +34,9 @@ func sdkCommand(g *global) *cobra.Command {
 		Use:   "run -- COMMAND [ARGUMENT...]",
 		Short: "Run a command in the SDK, with a folder of the workspace mounted",
 		Long: `Run executes a command in the SDK, without network, with the current folder (or
-that of -C) of the workspace mounted as the working directory. What the command writes there is not kept:
-it works on a copy. Its exit status is that of slipway.`,
+that of -C) as the working directory. It runs as the user builder, who sees a copy
+of the workspace that he may not change, and may write to his home and /tmp;
+nothing of that is kept but Go's build cache. Its exit status is that of slipway.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			b, display, err := g.builder(cmd, &rf)

@@ -217,7 +217,9 @@ func prepareProcess(ctx context.Context, f files, runc string) error {
 	}
 	// Temporary mounts live below the state root, where the next daemon finds
 	// them if this one is killed.
-	mount.SetTempMountLocation(f.tmp)
+	if err := mount.SetTempMountLocation(f.tmp); err != nil {
+		return fmt.Errorf("engine temporary directory: %w", err)
+	}
 	env := map[string]string{
 		"TMPDIR": f.tmp,
 		// Logs are whole: -1 turns BuildKit's clipping off.

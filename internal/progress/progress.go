@@ -213,10 +213,14 @@ func (d *Display) Print(format string, args ...any) {
 	d.print(fmt.Sprintf(format, args...))
 }
 
-// Summary is the line of counts and time, as it also stands in the table.
+// Summary is the line of counts and time, as it also stands in the table; empty
+// before a target has ended.
 func (d *Display) Summary() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if len(d.counts) == 0 {
+		return ""
+	}
 	return d.summary()
 }
 

@@ -38,7 +38,7 @@ func builtins() map[string]*builtin {
 	}
 	lua := machine(1)
 	lua.raw = true
-	lua.free = func(_ *expander, dst []byte, rest string) ([]byte, int, error) {
+	lua.free = func(_ *expander, dst []byte, _ string) ([]byte, int, error) {
 		return append(dst, unknown), 0, nil
 	}
 	verbose := &builtin{args: -1, raw: true, run: func(_ *expander, dst []byte, args []string) ([]byte, error) {
@@ -85,7 +85,7 @@ func builtins() map[string]*builtin {
 		"expand": {args: 1, run: func(x *expander, dst []byte, args []string) ([]byte, error) {
 			return x.expand(dst, args[0])
 		}},
-		"expr": {args: 1, run: func(x *expander, dst []byte, args []string) ([]byte, error) {
+		"expr": {args: 1, run: func(_ *expander, dst []byte, args []string) ([]byte, error) {
 			v, err := evaluate(args[0], nil)
 			if errors.Is(err, ErrNeedsRPM) {
 				return append(dst, unknown), nil

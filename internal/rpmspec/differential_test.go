@@ -1,6 +1,7 @@
 package rpmspec
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -382,14 +383,14 @@ again:
 	}
 	for {
 		line, err := p.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return significant(lines)
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		lines = append(lines, line)
-		if err := p.take(line); err == errOtherArch {
+		if err := p.take(line); errors.Is(err, errOtherArch) {
 			goto again
 		} else if err != nil {
 			t.Fatalf("%s:%d: %v", path, p.line, err)

@@ -188,7 +188,7 @@ func (p *parser) parse(path, text string) error {
 	}
 	for {
 		line, err := p.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

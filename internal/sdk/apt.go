@@ -256,7 +256,7 @@ func (a *apt) index(ctx context.Context) (index map[packageID]LockedPackage, ess
 				essential = append(essential, p.Name)
 			}
 		})
-		io.Copy(io.Discard, pipe)
+		_, _ = io.Copy(io.Discard, pipe)
 		if err := errors.Join(err, cmd.Wait()); err != nil {
 			return nil, nil, fmt.Errorf("package index %s: %w", filepath.Base(file), err)
 		}

@@ -214,7 +214,7 @@ func writeRoot(ctx context.Context, ws *workspace.Workspace, lock *Lock, tmp str
 	terr := copyRoot(tw, out, lock, added)
 	// mmdebstrap ends well even if its output is not to our liking, so that an
 	// error of its own is known as such
-	io.Copy(io.Discard, out)
+	_, _ = io.Copy(io.Discard, out)
 	if err := cmd.Wait(); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()

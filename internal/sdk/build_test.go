@@ -57,7 +57,7 @@ func listTar(t *testing.T, r io.Reader) []string {
 	tr := tar.NewReader(r)
 	for {
 		h, err := tr.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return out
 		}
 		if err != nil {

@@ -160,7 +160,7 @@ func (a *apt) download(ctx context.Context, mirror string, pkgs []LockedPackage,
 			before = sizes[f[1]]
 		}
 	}
-	io.Copy(io.Discard, out)
+	_, _ = io.Copy(io.Discard, out)
 	err = cmd.Wait()
 	if err != nil {
 		err = fmt.Errorf("apt-helper: %w%s", err, aptErrors([]byte(stderr.String())))

@@ -73,7 +73,7 @@ func (f *fetcher) httpOnce(ctx context.Context, address, part string, p *progres
 	watchdog := time.AfterFunc(f.opt.ConnectTimeout+f.opt.StallTimeout, func() { cancel(errStalled) })
 	defer watchdog.Stop()
 	defer func() {
-		if err != nil && context.Cause(ctx) == errStalled {
+		if err != nil && errors.Is(context.Cause(ctx), errStalled) {
 			err = fmt.Errorf("%w (%v)", errStalled, f.opt.StallTimeout)
 		}
 	}()
@@ -203,7 +203,7 @@ func (f *fetcher) copyFile(ctx context.Context, path, part string, p *progress) 
 		n, err := io.CopyN(out, in, 16<<20)
 		done += n
 		p.bytes(done, st.Size())
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			if err := out.Close(); err != nil {
 				return f.store.failed(part, err, done, st.Size())
 			}

@@ -51,7 +51,6 @@ type reader struct {
 	parser   unstable.Parser
 	newlines []int
 	findings Errors
-	broken   bool // the file could not be read to its end
 }
 
 // readTOML reads a whole TOML file. Where it reports findings, the table holds
