@@ -408,13 +408,29 @@ func (b *Builder) solve(ctx context.Context, t *graph.Target, key string, rec re
 		if errors.As(err, &exit) {
 			return nil, &TargetError{Target: t.Name, Phase: log.phase, Tail: log.tail, Log: b.logPath(t), ExitCode: exit.ExitCode, Err: err}
 		}
-		return nil, fmt.Errorf("%s: %w", t.Name, err)
+		return nil, b.spaceError(t, err) // the engine has named the target
 	}
 	b.display.Phase(t.Name, phaseStore)
-	return b.results.Put(key, t.Name, out, map[string]string{
+	r, err := b.results.Put(key, t.Name, out, map[string]string{
 		AnnotationWall: strconv.FormatFloat(time.Since(started).Seconds(), 'f', 1, 64),
 		AnnotationCPU:  strconv.FormatFloat(log.cpu, 'f', 1, 64),
 	})
+	return r, b.spaceError(t, err)
+}
+
+// spaceError says what to do when the disk of the caches is full. The transfer of
+// a result may break off without telling why, so the disk itself is asked too.
+func (b *Builder) spaceError(t *graph.Target, err error) error {
+	if err == nil {
+		return nil
+	}
+	var disk unix.Statfs_t
+	full := unix.Statfs(b.opt.Cache, &disk) == nil && disk.Bavail == 0
+	if !full && !errors.Is(err, unix.ENOSPC) {
+		return err
+	}
+	return fmt.Errorf("%s was built, but its result cannot be kept: no space left in %s: make room there, or set SLIPWAY_CACHE to a folder on another disk: %w",
+		t.Name, b.opt.Cache, err)
 }
 
 func (b *Builder) engineJob(t *graph.Target, rec recipe.Build, out string, log *buildLog) engine.Job {

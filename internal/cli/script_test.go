@@ -72,7 +72,7 @@ func (s suite) Run() (code int) {
 		return 1
 	}
 	defer func() {
-		if err := errors.Join(stopEngine(sharedState()), leftovers(scratch), os.RemoveAll(scratch)); err != nil {
+		if err := errors.Join(leftovers(scratch), os.RemoveAll(scratch)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
@@ -106,13 +106,10 @@ func stopEngine(state string) error {
 	return c.Stop(context.Background())
 }
 
-// sharedState is the state root of the engine that scripts share.
-func sharedState() string { return filepath.Join(scratch, "engine") }
-
 // TestScript runs commands that need no engine, or must not reach one.
 func TestScript(t *testing.T) {
 	t.Parallel()
-	testscript.Run(t, params("testdata/script", func(work string) string { return filepath.Join(work, "state") }))
+	testscript.Run(t, params(t, "testdata/script", false))
 }
 
 // TestEngine builds with the real engine in an SDK made of this machine's own
@@ -122,17 +119,7 @@ func TestEngine(t *testing.T) {
 	if why := engineMissing(); why != "" {
 		t.Skip(why)
 	}
-	files, err := filepath.Glob("testdata/engine/*.txtar")
-	if err != nil || len(files) == 0 {
-		t.Fatal("no scripts: ", err)
-	}
-	p := params("", func(string) string { return sharedState() })
-	testscript.RunT(inOrder{t}, withFiles(p, files))
-}
-
-func withFiles(p testscript.Params, files []string) testscript.Params {
-	p.Files = files
-	return p
+	testscript.RunT(inOrder{t}, params(t, "testdata/engine", true))
 }
 
 // inOrder runs scripts one after the other, since they share an engine.
@@ -159,23 +146,37 @@ func engineMissing() string {
 	return ""
 }
 
-func params(dir string, state func(work string) string) testscript.Params {
+// params are the settings for the scripts of a folder, which share an engine or
+// have one each.
+func params(t *testing.T, dir string, shared bool) testscript.Params {
+	root, err := os.MkdirTemp(scratch, "")
+	if err = errors.Join(err, os.Chmod(root, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	state := filepath.Join(root, "engine")
+	t.Cleanup(func() {
+		if err := errors.Join(stopEngine(state), os.RemoveAll(root)); err != nil {
+			t.Error(err)
+		}
+	})
 	return testscript.Params{
-		Dir: dir, WorkdirRoot: scratch, UpdateScripts: *update, RequireUniqueNames: true,
+		Dir: dir, WorkdirRoot: root, UpdateScripts: *update, RequireUniqueNames: true,
 		Setup: func(env *testscript.Env) error {
-			home := filepath.Join(env.WorkDir, "home")
-			for _, kv := range [][2]string{
-				{"HOME", home}, {"XDG_CACHE_HOME", filepath.Join(home, ".cache")},
-				{"SLIPWAY_CACHE", filepath.Join(env.WorkDir, "cache")}, {engine.EnvState, state(env.WorkDir)}, {engine.EnvIdle, "2m"},
-			} {
-				env.Setenv(kv[0], kv[1])
-			}
-			if env.WorkDir != "" && strings.HasPrefix(state(env.WorkDir), env.WorkDir) {
+			state := state
+			if !shared {
+				state = filepath.Join(env.WorkDir, "state")
 				env.Defer(func() {
-					if err := stopEngine(state(env.WorkDir)); err != nil {
+					if err := stopEngine(state); err != nil {
 						env.T().Fatal(err)
 					}
 				})
+			}
+			home := filepath.Join(env.WorkDir, "home")
+			for _, kv := range [][2]string{
+				{"HOME", home}, {"XDG_CACHE_HOME", filepath.Join(home, ".cache")},
+				{"SLIPWAY_CACHE", filepath.Join(env.WorkDir, "cache")}, {engine.EnvState, state}, {engine.EnvIdle, "2m"},
+			} {
+				env.Setenv(kv[0], kv[1])
 			}
 			env.Cd = filepath.Join(env.WorkDir, "ws")
 			return errors.Join(os.MkdirAll(home, 0o755), underlay("testdata/base", env.Cd))
