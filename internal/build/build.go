@@ -177,6 +177,9 @@ func (b *Builder) build(ctx context.Context, targets []*graph.Target) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return fmt.Errorf("interrupted (%w): what was built before is kept, and the next build goes on from there", cause)
 	}
+	if b.engineErr != nil { // once, not for each target
+		errs = append(slices.DeleteFunc(errs, func(err error) bool { return errors.Is(err, b.engineErr) }), b.engineErr)
+	}
 	return errors.Join(errs...)
 }
 
@@ -395,7 +398,7 @@ func (b *Builder) solve(ctx context.Context, t *graph.Target, key string, rec re
 		func(phase string) { b.display.Phase(t.Name, phase) },
 		func(line string) { b.display.Log(t.Name, line) })
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("log of %s: %w", t.Name, err)
 	}
 	log.setPhase(phaseDeps)
 	started := time.Now()
@@ -407,6 +410,9 @@ func (b *Builder) solve(ctx context.Context, t *graph.Target, key string, rec re
 		var exit *engine.ExitError
 		if errors.As(err, &exit) {
 			return nil, &TargetError{Target: t.Name, Phase: log.phase, Tail: log.tail, Log: b.logPath(t), ExitCode: exit.ExitCode, Err: err}
+		}
+		if errors.Is(err, engine.ErrLost) {
+			return nil, fmt.Errorf("%w: what was built before is kept, and the next build starts another engine", err)
 		}
 		return nil, b.spaceError(t, err) // the engine has named the target
 	}

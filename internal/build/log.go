@@ -1,7 +1,6 @@
 package build
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,8 +24,7 @@ const tailLines = 20
 // memory, and from what rpmbuild prints the phase that it is in.
 type buildLog struct {
 	mu      sync.Mutex
-	file    *os.File
-	w       *bufio.Writer
+	file    *os.File // written to as output comes, for those who follow it
 	partial string
 	tail    []string
 	phase   string
@@ -43,14 +41,14 @@ func newBuildLog(path string, onPhase, onLine func(string)) (*buildLog, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &buildLog{file: f, w: bufio.NewWriter(f), onPhase: onPhase, onLine: onLine}, nil
+	return &buildLog{file: f, onPhase: onPhase, onLine: onLine}, nil
 }
 
 // Write takes output in pieces of any size.
 func (l *buildLog) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if _, err := l.w.Write(p); err != nil {
+	if _, err := l.file.Write(p); err != nil {
 		return 0, err
 	}
 	lines := strings.Split(l.partial+string(p), "\n")
@@ -102,10 +100,6 @@ func (l *buildLog) Close() error {
 	if l.partial != "" {
 		l.line(l.partial)
 		l.partial = ""
-	}
-	if err := l.w.Flush(); err != nil {
-		l.file.Close()
-		return fmt.Errorf("write %s: %w", l.file.Name(), err)
 	}
 	return l.file.Close()
 }

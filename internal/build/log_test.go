@@ -26,6 +26,9 @@ func TestBuildLog(t *testing.T) {
 		}
 		text = text[n:]
 	}
+	if raw, err := os.ReadFile(path); err != nil || !strings.HasSuffix(string(raw), "\nlast") {
+		t.Errorf("log file of a running build: %q, %v", raw, err)
+	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}

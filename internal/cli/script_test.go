@@ -231,14 +231,15 @@ func environ(ts *testscript.TestScript) []string {
 	return vars
 }
 
-// exits STATUS [-in=FILE] [-int=WHEN] [-killengine=WHEN] PROGRAM ARGUMENT...
+// exits STATUS [-in=FILE] [-int=WHEN] [-kill=WHEN] [-killengine=WHEN] PROGRAM ARGUMENT...
 //
 // It runs a program and checks its exit status. WHEN is a text that the program
 // prints, or an absolute pattern of files of which one is there and not empty;
-// then the program gets SIGINT, or the engine SIGKILL.
+// then the program gets SIGINT or SIGKILL, or the engine SIGKILL. The status of a
+// program that a signal ended is -1.
 func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
-		ts.Fatalf("usage: exits STATUS [-in=FILE] [-int=WHEN] [-killengine=WHEN] PROGRAM ARGUMENT...")
+		ts.Fatalf("usage: exits STATUS [-in=FILE] [-int=WHEN] [-kill=WHEN] [-killengine=WHEN] PROGRAM ARGUMENT...")
 	}
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
@@ -253,6 +254,8 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 			in = ts.MkAbs(value)
 		case "-int":
 			when, act = value, func(cmd *exec.Cmd) error { return cmd.Process.Signal(os.Interrupt) }
+		case "-kill":
+			when, act = value, func(cmd *exec.Cmd) error { return cmd.Process.Kill() }
 		case "-killengine":
 			when, act = value, func(*exec.Cmd) error { return killEngine(ts.Getenv(engine.EnvState)) }
 		default:

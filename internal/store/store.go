@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -62,6 +63,10 @@ type Result struct {
 	Annotations map[string]string // further facts, such as the CPU time it took
 }
 
+// keepTemp is longer than any build takes: what is older in tmp was left by a
+// process that was killed.
+const keepTemp = 48 * time.Hour
+
 // Open makes the layout below dir where it is missing.
 func Open(dir string) (*Store, error) {
 	for _, d := range []string{"blobs/sha256", "keys", "tmp"} {
@@ -79,6 +84,15 @@ func Open(dir string) (*Store, error) {
 		}
 		if err := s.write(filepath.Join(dir, name), []byte(content)); err != nil {
 			return nil, fmt.Errorf("open store: %w", err)
+		}
+	}
+	left, err := os.ReadDir(filepath.Join(dir, "tmp"))
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	for _, e := range left {
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > keepTemp {
+			_ = os.RemoveAll(filepath.Join(dir, "tmp", e.Name()))
 		}
 	}
 	return s, nil

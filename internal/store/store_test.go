@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -136,5 +137,29 @@ func TestView(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]string{"a-1.rpm": "two", "new.rpm": "new"}, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What a killed process left goes, what may be in use stays.
+func TestOpenTidies(t *testing.T) {
+	s := open(t)
+	old, fresh := filepath.Join(s.Dir(), "tmp", "result-1"), filepath.Join(s.Dir(), "tmp", "result-2")
+	for _, dir := range []string{old, fresh} {
+		if err := os.MkdirAll(filepath.Join(dir, "sub"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	then := time.Now().Add(-keepTemp - time.Hour)
+	if err := os.Chtimes(old, then, then); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(s.Dir()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(old); !os.IsNotExist(err) {
+		t.Errorf("the old one: %v", err)
+	}
+	if _, err := os.Stat(fresh); err != nil {
+		t.Error(err)
 	}
 }
