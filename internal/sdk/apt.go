@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"slipway/internal/apt"
 	"slipway/internal/workspace"
 )
 
@@ -81,14 +82,14 @@ func Resolve(ctx context.Context, ws *workspace.Workspace, opt Options) (*Lock, 
 	return lock, diff(old, lock), nil
 }
 
-// apt is a private apt, which knows nothing of what is installed on the host.
-type apt struct {
+// privateApt is an apt that knows nothing of what is installed on the host.
+type privateApt struct {
 	config string // path of its apt.conf
 	log    io.Writer
 }
 
 // newApt makes a private apt below dir with one mirror, or none.
-func newApt(ctx context.Context, dir, mirror string, lock *Lock, log io.Writer) (*apt, error) {
+func newApt(ctx context.Context, dir, mirror string, lock *Lock, log io.Writer) (*privateApt, error) {
 	for _, sub := range []string{"etc/sources.list.d", "etc/preferences.d", "etc/apt.conf.d", "state/lists/partial", "cache/archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, err
@@ -129,7 +130,7 @@ Acquire::Retries "3";
 	if mirror != "" {
 		sources = fmt.Sprintf("deb [signed-by=%s arch=%s] %s %s %s\n", debianKeyring, lock.Arch, mirror, lock.Suite, strings.Join(lock.Components, " "))
 	}
-	a := &apt{config: filepath.Join(dir, "apt.conf"), log: log}
+	a := &privateApt{config: filepath.Join(dir, "apt.conf"), log: log}
 	return a, errors.Join(
 		os.WriteFile(a.config, conf.Bytes(), 0o644),
 		os.WriteFile(filepath.Join(dir, "state/status"), nil, 0o644),
@@ -139,7 +140,7 @@ Acquire::Retries "3";
 
 var reAcquire = regexp.MustCompile(`(?i)^Acquire::(https?|ftp|tor|retries|forceipv[46]|max-?.*|queue-mode)\b`)
 
-func (a *apt) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+func (a *privateApt) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "APT_CONFIG="+a.config, "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
 	cmd.Stderr = a.log
@@ -149,7 +150,7 @@ func (a *apt) command(ctx context.Context, name string, args ...string) *exec.Cm
 }
 
 // run gives the standard output; an error has the lines that begin with "E:".
-func (a *apt) run(ctx context.Context, name string, args ...string) ([]byte, error) {
+func (a *privateApt) run(ctx context.Context, name string, args ...string) ([]byte, error) {
 	var out, all bytes.Buffer
 	cmd := a.command(ctx, name, args...)
 	cmd.Stdout = &out
@@ -183,7 +184,7 @@ var (
 // requested packages come to.
 func resolvePackages(ctx context.Context, mirrors []string, lock *Lock, tmp string, opt Options) ([]LockedPackage, error) {
 	var failures []error
-	var a *apt
+	var a *privateApt
 	for _, mirror := range mirrors {
 		dir, err := os.MkdirTemp(tmp, "apt-")
 		if err != nil {
@@ -235,7 +236,7 @@ func resolvePackages(ctx context.Context, mirrors []string, lock *Lock, tmp stri
 type packageID struct{ name, version, arch string }
 
 // index reads the package index, and names its essential packages.
-func (a *apt) index(ctx context.Context) (index map[packageID]LockedPackage, essential []string, err error) {
+func (a *privateApt) index(ctx context.Context) (index map[packageID]LockedPackage, essential []string, err error) {
 	files, err := a.run(ctx, "apt-get", "indextargets", "--format", "$(FILENAME)", "Created-By: Packages")
 	if err != nil {
 		return nil, nil, err
@@ -316,60 +317,33 @@ func parsePackages(r io.Reader, fn func(p LockedPackage, essential bool)) error 
 	}
 }
 
-// aptSource is one entry of the host's apt sources (sources.list(5)).
-type aptSource struct {
-	uris, suites, components []string
-	signedBy                 string
-}
-
 // hostMirrors lists the mirrors of the Debian archive that the host's apt
 // sources below etc name, best first: those with the wanted suite, then those
 // with other base suites of Debian.
 func hostMirrors(etc, suite string) ([]string, error) {
-	var all []aptSource
-	for _, pattern := range []string{"sources.list", "sources.list.d/*.list", "sources.list.d/*.sources"} {
-		files, err := filepath.Glob(filepath.Join(etc, pattern))
-		if err != nil {
-			return nil, err
-		}
-		for _, file := range files {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				return nil, err
-			}
-			parse := parseSourcesList
-			if strings.HasSuffix(file, ".sources") {
-				parse = parseSourcesDeb822
-			}
-			entries, err := parse(string(text))
-			if err != nil {
-				return nil, fmt.Errorf("%s:%w", file, err)
-			}
-			all = append(all, entries...)
-		}
+	entries, err := apt.Read(etc)
+	if err != nil {
+		return nil, err
 	}
 	var exact, other []string
-	for _, s := range all {
+	for _, e := range apt.Debian(entries) {
 		// a repository with a key of its own is not Debian's
-		if s.signedBy != "" && !strings.HasPrefix(filepath.Base(s.signedBy), "debian-archive") {
+		if e.SignedBy != "" && !strings.HasPrefix(filepath.Base(e.SignedBy), "debian-archive") {
 			continue
 		}
-		if !slices.Contains(s.components, "main") {
-			continue
-		}
-		for _, name := range s.suites {
+		for _, name := range e.Suites {
 			if strings.ContainsAny(name, "-/") { // bookworm-security, bookworm/updates
 				continue
 			}
-			for _, uri := range s.uris {
-				list, err := expandMirror(uri)
-				if err != nil {
-					return nil, err
+			for _, uri := range e.URIs {
+				// media, and lists of mirrors that are themselves on the network
+				if scheme, _, _ := strings.Cut(uri, ":"); scheme == "cdrom" || strings.HasPrefix(scheme, "mirror") {
+					continue
 				}
-				if name == suite {
-					exact = append(exact, list...)
+				if uri = strings.TrimRight(uri, "/"); name == suite {
+					exact = append(exact, uri)
 				} else {
-					other = append(other, list...)
+					other = append(other, uri)
 				}
 			}
 		}
@@ -384,114 +358,5 @@ func hostMirrors(etc, suite string) ([]string, error) {
 		return nil, fmt.Errorf("the apt sources below %s name no mirror of Debian: add one to %s/sources.list, "+
 			"as deb <mirror> %s main, or use a machine that has one", etc, etc, suite)
 	}
-	return out, nil
-}
-
-// expandMirror gives the base addresses that packages can be downloaded from;
-// none for media and for mirror lists that are themselves on the network.
-func expandMirror(uri string) ([]string, error) {
-	scheme, rest, _ := strings.Cut(uri, ":")
-	switch scheme {
-	case "cdrom", "mirror", "mirror+http", "mirror+https":
-		return nil, nil
-	case "mirror+file": // apt-transport-mirror(1)
-		text, err := os.ReadFile("/" + strings.TrimLeft(rest, "/"))
-		if err != nil {
-			return nil, fmt.Errorf("mirror list of the apt sources: %w", err)
-		}
-		var out []string
-		for line := range strings.Lines(string(text)) {
-			if f := strings.Fields(line); len(f) > 0 && !strings.HasPrefix(f[0], "#") {
-				out = append(out, strings.TrimRight(f[0], "/"))
-			}
-		}
-		return out, nil
-	}
-	return []string{strings.TrimRight(uri, "/")}, nil
-}
-
-// parseSourcesList reads the one-line format: deb [options] uri suite component…
-func parseSourcesList(text string) ([]aptSource, error) {
-	var out []aptSource
-	n := 0
-	for line := range strings.Lines(text) {
-		n++
-		line, _, _ = strings.Cut(line, "#")
-		kind, rest := cutSpace(line)
-		if kind != "deb" {
-			continue
-		}
-		var s aptSource
-		if strings.HasPrefix(rest, "[") {
-			options, after, ok := strings.Cut(rest[1:], "]")
-			if !ok {
-				return nil, fmt.Errorf("%d: [ is not closed", n)
-			}
-			for _, o := range strings.Fields(options) {
-				if v, ok := strings.CutPrefix(strings.ToLower(o), "signed-by="); ok {
-					s.signedBy = o[len(o)-len(v):]
-				}
-			}
-			rest = after
-		}
-		f := strings.Fields(rest)
-		if len(f) < 2 {
-			return nil, fmt.Errorf("%d: an address and a suite must follow deb", n)
-		}
-		s.uris, s.suites, s.components = f[:1], f[1:2], f[2:]
-		out = append(out, s)
-	}
-	return out, nil
-}
-
-func cutSpace(s string) (string, string) {
-	s = strings.TrimSpace(s)
-	i := strings.IndexAny(s, " \t")
-	if i < 0 {
-		return s, ""
-	}
-	return s[:i], strings.TrimSpace(s[i:])
-}
-
-// parseSourcesDeb822 reads the format of stanzas.
-func parseSourcesDeb822(text string) ([]aptSource, error) {
-	var out []aptSource
-	fields, last := map[string]string{}, ""
-	flush := func() {
-		kinds := strings.Fields(fields["types"])
-		enabled := strings.ToLower(fields["enabled"])
-		if slices.Contains(kinds, "deb") && !slices.Contains([]string{"no", "false", "without", "off", "disable", "0"}, enabled) {
-			out = append(out, aptSource{
-				uris:       strings.Fields(fields["uris"]),
-				suites:     strings.Fields(fields["suites"]),
-				components: strings.Fields(fields["components"]),
-				signedBy:   strings.TrimSpace(fields["signed-by"]),
-			})
-		}
-		fields, last = map[string]string{}, ""
-	}
-	n := 0
-	for line := range strings.Lines(text) {
-		n++
-		line = strings.TrimRight(line, " \t\r\n")
-		switch {
-		case line == "":
-			flush()
-		case line[0] == '#':
-		case line[0] == ' ' || line[0] == '\t':
-			if last == "" {
-				return nil, fmt.Errorf("%d: a continued line has no field before it", n)
-			}
-			fields[last] += "\n" + strings.TrimSpace(line)
-		default:
-			key, value, ok := strings.Cut(line, ":")
-			if !ok {
-				return nil, fmt.Errorf("%d: want a field and a colon", n)
-			}
-			last = strings.ToLower(strings.TrimSpace(key))
-			fields[last] = strings.TrimSpace(value)
-		}
-	}
-	flush()
 	return out, nil
 }

@@ -128,7 +128,7 @@ func fetchPackages(ctx context.Context, lock *Lock, tmp string, opt Options) err
 
 // download asks one mirror for the packages, and keeps those that come and are
 // right. gone is how many the mirror said it does not have.
-func (a *apt) download(ctx context.Context, mirror string, pkgs []LockedPackage, tmp string, progress func(int64), opt Options) (gone int, err error) {
+func (a *privateApt) download(ctx context.Context, mirror string, pkgs []LockedPackage, tmp string, progress func(int64), opt Options) (gone int, err error) {
 	dir, err := os.MkdirTemp(tmp, "debs-")
 	if err != nil {
 		return 0, err

@@ -8,19 +8,22 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"slipway/internal/apt"
 )
 
 // debianAttempts lists where the archive of the host's apt may have the file. Which component a source package is in is not known,
 // so each component that the host uses is asked, main first.
 func (f *fetcher) debianAttempts(u URL) ([]attempt, error) {
-	entries, err := readAptSources(f.opt.AptDir)
+	entries, err := apt.Read(f.opt.AptDir)
 	if err != nil {
 		return nil, err
 	}
-	addresses := poolAddresses(debianArchives(entries), u.Source, u.File)
+	addresses := poolAddresses(apt.Debian(entries), u.Source, u.File)
 	if len(addresses) == 0 {
 		return nil, fmt.Errorf("apt knows no Debian archive: no entry under %s with the component main and a Debian suite (such as bookworm or stable)", f.opt.AptDir)
 	}
@@ -107,4 +110,35 @@ func aptReason(output, address string, err error) string {
 		return strings.TrimSpace(fmt.Sprintf("%v %s", err, output))
 	}
 	return strings.Join(reasons, "; ")
+}
+
+// poolAddresses are the addresses that a source package's file may have in these archives, main first. The security archive keeps its pool under
+// "updates".
+func poolAddresses(archives []apt.Entry, source, file string) []string {
+	prefix := source[:1]
+	if strings.HasPrefix(source, "lib") && len(source) > 3 {
+		prefix = source[:4]
+	}
+	var all []string
+	for _, e := range archives {
+		components := append([]string{"main"}, e.Components...)
+		for _, uri := range e.URIs {
+			if strings.HasPrefix(uri, "cdrom:") {
+				continue
+			}
+			for _, component := range components {
+				for _, suite := range e.Suites {
+					pool := "pool/"
+					if strings.HasSuffix(suite, "-security") || strings.HasSuffix(suite, "/updates") {
+						pool = "pool/updates/"
+					}
+					address := strings.TrimRight(uri, "/") + "/" + pool + component + "/" + prefix + "/" + source + "/" + file
+					if !slices.Contains(all, address) {
+						all = append(all, address)
+					}
+				}
+			}
+		}
+	}
+	return all
 }

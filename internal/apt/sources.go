@@ -1,4 +1,6 @@
-package source
+// Package apt reads the host's list of package sources (sources.list(5)), so
+// that mirrors need not be named anywhere else.
+package apt
 
 import (
 	"bufio"
@@ -13,27 +15,29 @@ import (
 	"strings"
 )
 
-// aptEntry is a stanza or line of apt's list of sources (sources.list(5)).
-type aptEntry struct {
+// Entry is a stanza or a line of apt's list of sources.
+type Entry struct {
 	URIs, Suites, Components []string
-	SignedBy                 string
+	SignedBy                 string // path of a keyring, or a key; empty where apt's own keys hold
 }
 
-var aptFileName = regexp.MustCompile(`^[A-Za-z0-9_.-]+\.(list|sources)$`)
+var fileName = regexp.MustCompile(`^[A-Za-z0-9_.-]+\.(list|sources)$`)
 
-// readAptSources reads sources.list and the files of sources.list.d as apt does, in its order.
-func readAptSources(dir string) ([]aptEntry, error) {
+// Read reads sources.list and the files of sources.list.d below dir, usually
+// /etc/apt, in the order in which apt does. Lists of mirrors in files
+// (apt-transport-mirror(1)) are replaced by what they name.
+func Read(dir string) ([]Entry, error) {
 	paths := []string{filepath.Join(dir, "sources.list")}
 	files, err := os.ReadDir(filepath.Join(dir, "sources.list.d"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	for _, e := range files {
-		if aptFileName.MatchString(e.Name()) {
+		if fileName.MatchString(e.Name()) {
 			paths = append(paths, filepath.Join(dir, "sources.list.d", e.Name()))
 		}
 	}
-	var all []aptEntry
+	var all []Entry
 	for _, path := range paths {
 		f, err := os.Open(path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -42,9 +46,9 @@ func readAptSources(dir string) ([]aptEntry, error) {
 		if err != nil {
 			return nil, err
 		}
-		parse := parseAptList
+		parse := parseList
 		if strings.HasSuffix(path, ".sources") {
-			parse = parseAptDeb822
+			parse = parseDeb822
 		}
 		entries, err := parse(path, f)
 		f.Close()
@@ -61,12 +65,12 @@ func readAptSources(dir string) ([]aptEntry, error) {
 	return all, nil
 }
 
-// parseAptList reads the one-line format: deb [option=value …] URI SUITE COMPONENT….
-func parseAptList(name string, r io.Reader) ([]aptEntry, error) {
-	var entries []aptEntry
+// parseList reads the one-line format: deb [option=value …] URI SUITE COMPONENT….
+func parseList(name string, r io.Reader) ([]Entry, error) {
+	var entries []Entry
 	lines := bufio.NewScanner(r)
 	for n := 1; lines.Scan(); n++ {
-		words := aptWords(lines.Text())
+		words := split(lines.Text())
 		if len(words) == 0 {
 			continue
 		}
@@ -74,7 +78,7 @@ func parseAptList(name string, r io.Reader) ([]aptEntry, error) {
 			return nil, fmt.Errorf("%s:%d: type %q is neither deb nor deb-src", name, n, words[0])
 		}
 		words = words[1:]
-		var e aptEntry
+		var e Entry
 		if len(words) > 0 && strings.HasPrefix(words[0], "[") {
 			for option := range strings.FieldsSeq(strings.Trim(words[0], "[]")) {
 				key, value, _ := strings.Cut(option, "=")
@@ -96,8 +100,8 @@ func parseAptList(name string, r io.Reader) ([]aptEntry, error) {
 	return entries, nil
 }
 
-// aptWords splits a line at blanks, but not within [brackets] or "quotes", and drops a comment.
-func aptWords(line string) []string {
+// split splits a line at blanks, but not within [brackets] or "quotes", and drops a comment.
+func split(line string) []string {
 	var words []string
 	var word strings.Builder
 	var bracket, quote, any bool
@@ -138,9 +142,9 @@ func aptWords(line string) []string {
 	return words
 }
 
-// parseAptDeb822 reads the stanza format.
-func parseAptDeb822(name string, r io.Reader) ([]aptEntry, error) {
-	var entries []aptEntry
+// parseDeb822 reads the stanza format.
+func parseDeb822(name string, r io.Reader) ([]Entry, error) {
+	var entries []Entry
 	fields := map[string]string{}
 	first, last := 0, ""
 	end := func() error {
@@ -158,7 +162,7 @@ func parseAptDeb822(name string, r io.Reader) ([]aptEntry, error) {
 				return fmt.Errorf("%s:%d: type %q is neither deb nor deb-src", name, first, typ)
 			}
 		}
-		entries = append(entries, aptEntry{
+		entries = append(entries, Entry{
 			URIs:       strings.Fields(fields["uris"]),
 			Suites:     strings.Fields(fields["suites"]),
 			Components: strings.Fields(fields["components"]),
@@ -230,11 +234,11 @@ func expandMirrorLists(uris []string) ([]string, error) {
 
 var debianSuite = regexp.MustCompile(`^(buster|bullseye|bookworm|trixie|forky|duke|sid|unstable|experimental|testing|stable|(old)+stable)(-updates|-security|-backports|-backports-sloppy|-proposed-updates|/updates)?$`)
 
-// debianArchives picks the entries that may be a Debian archive, the likeliest first: those signed with Debian's keyring, those that
+// Debian picks the entries that may be a Debian archive, the likeliest first: those signed with Debian's keyring, those that
 // leave the key to apt and have a Debian suite, and at last those with a Debian suite and another key (a private mirror, or some
 // vendor's packages for that suite). Every file is verified, so a wrong guess costs a request and no more.
-func debianArchives(entries []aptEntry) []aptEntry {
-	var ranks [3][]aptEntry
+func Debian(entries []Entry) []Entry {
+	var ranks [3][]Entry
 	for _, e := range entries {
 		if !slices.Contains(e.Components, "main") {
 			continue
@@ -250,35 +254,4 @@ func debianArchives(entries []aptEntry) []aptEntry {
 		}
 	}
 	return slices.Concat(ranks[:]...)
-}
-
-// poolAddresses are the addresses that a source package's file may have in these archives, main first. The security archive keeps its pool under
-// "updates".
-func poolAddresses(archives []aptEntry, source, file string) []string {
-	prefix := source[:1]
-	if strings.HasPrefix(source, "lib") && len(source) > 3 {
-		prefix = source[:4]
-	}
-	var all []string
-	for _, e := range archives {
-		components := append([]string{"main"}, e.Components...)
-		for _, uri := range e.URIs {
-			if strings.HasPrefix(uri, "cdrom:") {
-				continue
-			}
-			for _, component := range components {
-				for _, suite := range e.Suites {
-					pool := "pool/"
-					if strings.HasSuffix(suite, "-security") || strings.HasSuffix(suite, "/updates") {
-						pool = "pool/updates/"
-					}
-					address := strings.TrimRight(uri, "/") + "/" + pool + component + "/" + prefix + "/" + source + "/" + file
-					if !slices.Contains(all, address) {
-						all = append(all, address)
-					}
-				}
-			}
-		}
-	}
-	return all
 }
