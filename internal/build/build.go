@@ -299,10 +299,11 @@ func (b *Builder) inputs(t *graph.Target) (plan.Inputs, error) {
 		Settings: map[string]string{"source-date-epoch": strconv.FormatInt(b.ws.Config.ReleaseEpoch, 10)},
 		RPMs:     plan.RPMs(results),
 	}
-	if t.Variant != nil {
-		return in, b.variantInputs(t.Variant, &in)
-	}
 	var err error
+	if t.Variant != nil {
+		err = b.variantInputs(t.Variant, &in)
+		return in, err
+	}
 	in.Files, in.Groups, err = plan.PackageFiles(b.ws, t.Package)
 	in.Sources = plan.Sources(t.Package)
 	return in, err
