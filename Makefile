@@ -41,7 +41,7 @@ test: ## run the tests
 lint: ## gofmt, vet, golangci-lint, shell syntax
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "gofmt would change:" $$bad >&2; exit 1; }
 	go run $(GOLANGCI_LINT) run ./...
-	for f in $$(git ls-files '*.sh' .ci/run internal/sdk/pack/mktoolchain); do bash -n $$f || exit 1; done
+	for f in $$(git ls-files '*.sh' .ci/run bench internal/sdk/pack/mktoolchain); do bash -n $$f || exit 1; done
 
 boot-test: image ## boot the default image in QEMU and check what runs in it
 	$(call install-missing,$(RUN_HOST))

@@ -89,9 +89,14 @@ func (b *Builder) Shell(ctx context.Context, name string, ready func(), stdin io
 	}
 	defer log.Close()
 	file, isFile := stdin.(*os.File)
+	tty := isFile && term.IsTerminal(int(file.Fd()))
+	args := []string{"/bin/bash"}
+	if tty {
+		args = append(args, "-i")
+	}
 	err = client.Shell(ctx, b.engineJob(t, rec, "", log), engine.ShellOptions{
-		Args: []string{"/bin/bash", "-i"}, Stdin: stdin, Stdout: stdout, Stderr: stdout,
-		Tty: isFile && term.IsTerminal(int(file.Fd())),
+		Args: args, Stdin: stdin, Stdout: stdout, Stderr: stdout,
+		Tty: tty,
 		Opened: func(failure *engine.ExitError) {
 			ready()
 			how := "failed"

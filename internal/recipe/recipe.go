@@ -136,6 +136,7 @@ func (p Package) Build() Build {
 	}
 	run := p.run(p.Name+": rpmbuild", rpmbuildScript, nil, append(mounts,
 		llb.User("builder"),
+		llb.Dir("/home/builder"),
 		llb.AddEnv("HOME", "/home/builder"),
 		llb.AddEnv("SLIPWAY_SPEC", p.Spec),
 		llb.AddEnv("SLIPWAY_SYSROOT", "/"+p.Target+"/sys-root"),

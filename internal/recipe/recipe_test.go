@@ -77,7 +77,7 @@ func describe(t *testing.T, b Build) string {
 				}
 			}
 		case *pb.Op_Exec:
-			fmt.Fprintf(&out, "exec %q network %s user %q\n", name, o.Exec.Network, o.Exec.Meta.User)
+			fmt.Fprintf(&out, "exec %q network %s user %q in %s\n", name, o.Exec.Network, o.Exec.Meta.User, o.Exec.Meta.Cwd)
 			for _, a := range o.Exec.Meta.Args {
 				if strings.Contains(a, "\n") {
 					a = "<script>"
