@@ -155,7 +155,7 @@ func (b *Builder) build(ctx context.Context, targets []*graph.Target) error {
 		j := &job{
 			name: t.Name, weight: b.weight(t),
 			run:  func(ctx context.Context) error { return b.make(ctx, t) },
-			skip: func() { b.end(t, progress.Skipped, nil, 0) },
+			skip: func() { b.skip(t) },
 		}
 		for _, dep := range b.packages(t) {
 			if n := stale[dep.Name]; n != nil {
@@ -165,10 +165,7 @@ func (b *Builder) build(ctx context.Context, targets []*graph.Target) error {
 		stale[t.Name] = j
 		jobs = append(jobs, j)
 		if t.Package != nil && len(t.Package.ExternalFiles) > 0 {
-			f := &job{name: t.Name + " sources", pool: poolFetch, skip: func() {}, run: func(ctx context.Context) error {
-				_, err := b.fetch(ctx, items(t.Package))
-				return err
-			}}
+			f := &job{name: t.Name + " sources", pool: poolFetch, skip: func() {}, run: func(ctx context.Context) error { return b.fetchFor(ctx, t) }}
 			link(j, f)
 			jobs = append(jobs, f)
 		}
@@ -480,6 +477,16 @@ func (b *Builder) end(t *graph.Target, status progress.Status, r *store.Result, 
 	b.rows[t.Name] = row
 	b.mu.Unlock()
 	b.display.Done(t.Name, status)
+}
+
+// skip notes that a target was not tried, unless its own sources are why.
+func (b *Builder) skip(t *graph.Target) {
+	b.mu.Lock()
+	ended := b.rows[t.Name] != nil
+	b.mu.Unlock()
+	if !ended {
+		b.end(t, progress.Skipped, nil, 0)
+	}
 }
 
 func (b *Builder) triple() string { return b.opt.Arch + "-" + b.ws.Config.Vendor + "-linux-gnu" }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 
 	"slipway/internal/graph"
 	"slipway/internal/progress"
@@ -48,6 +50,25 @@ func (b *Builder) FetchSDK(ctx context.Context) (*sdk.Image, error) {
 		return nil, err
 	}
 	return b.sdk, nil
+}
+
+// fetchFor brings the sources of one target that is to be built.
+func (b *Builder) fetchFor(ctx context.Context, t *graph.Target) error {
+	wanted := items(t.Package)
+	if !slices.ContainsFunc(wanted, func(item source.Item) bool {
+		_, ok := b.sources.Lookup(item)
+		return !ok
+	}) {
+		return nil
+	}
+	started := time.Now()
+	b.display.Start(t.Name, phaseFetch)
+	if _, err := b.fetch(ctx, wanted); err != nil {
+		b.end(t, progress.Failed, nil, time.Since(started))
+		return err
+	}
+	b.display.Pause(t.Name)
+	return nil
 }
 
 func (b *Builder) fetch(ctx context.Context, items []source.Item) ([]source.Blob, error) {

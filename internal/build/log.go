@@ -13,6 +13,7 @@ import (
 // Phases of a target, as the display names them.
 const (
 	phaseWait    = "waiting"
+	phaseFetch   = "fetch"
 	phaseDeps    = "dependencies"
 	phasePackage = "packaging"
 	phaseStore   = "storing"

@@ -140,6 +140,13 @@ func (d *Display) Start(target, phase string) {
 	}
 }
 
+// Pause takes a target from the table that has not ended: it waits for others.
+func (d *Display) Pause(target string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.running = slices.DeleteFunc(d.running, func(r *row) bool { return r.target == target })
+}
+
 // Phase says what a running target does now.
 func (d *Display) Phase(target, phase string) {
 	d.mu.Lock()

@@ -19,6 +19,8 @@ func script(d *Display, c *clock) {
 	d.Download("glibc.tar.xz", 500_000, 1_000_000)
 	c.t = c.t.Add(2 * time.Second)
 	d.Start("packages/glibc", "fetch")
+	d.Pause("packages/glibc")
+	d.Start("packages/glibc", "waiting")
 	d.Downloaded("glibc.tar.xz", 1_000_000)
 	d.Phase("packages/glibc", "%build")
 	d.Phase("packages/glibc", "%build")
@@ -39,6 +41,7 @@ func TestPlain(t *testing.T) {
 	got := out.String() + d.Summary() + "\n"
 	d.Close()
 	want := `packages/glibc: fetch
+packages/glibc: waiting
 fetched glibc.tar.xz (1.0 MB, 500.0 kB/s)
 packages/glibc: %build (0.0s)
 packages/glibc | cc -c a.c
