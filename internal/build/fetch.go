@@ -100,7 +100,7 @@ func (b *Builder) fetchEvent(e source.Event) {
 	case "done":
 		b.display.Downloaded(e.Item.Name, e.Done)
 	case "error":
-		b.display.Print("%s: fetch of %s failed: %v", e.Item.Owner, e.Item.Name, e.Err)
+		b.display.Print("%s: fetch of %s failed", e.Item.Owner, e.Item.Name) // why is said at the end
 	}
 }
 
