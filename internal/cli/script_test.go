@@ -26,11 +26,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/moby/sys/mountinfo"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
 	"slipway/internal/engine"
+	"slipway/internal/leftover"
 )
 
 var update = flag.Bool("update", false, "write what commands print into the scripts")
@@ -72,27 +72,12 @@ func (s suite) Run() (code int) {
 		return 1
 	}
 	defer func() {
-		if err := errors.Join(leftovers(scratch), os.RemoveAll(scratch)); err != nil {
+		if err := errors.Join(leftover.Check(scratch, "SLIPWAY_CACHE"), os.RemoveAll(scratch)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
 	}()
 	return s.m.Run()
-}
-
-// leftovers reports mounts and processes that scripts forgot.
-func leftovers(dir string) error {
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
-	for _, m := range mounts {
-		err = errors.Join(err, fmt.Errorf("left mounted: %s", m.Mountpoint))
-	}
-	procs, _ := filepath.Glob("/proc/[0-9]*/environ")
-	for _, p := range procs {
-		if env, _ := os.ReadFile(p); bytes.Contains(env, []byte("SLIPWAY_CACHE="+dir)) {
-			err = errors.Join(err, fmt.Errorf("left running: %s", filepath.Dir(p)))
-		}
-	}
-	return err
 }
 
 func stopEngine(state string) error {

@@ -16,10 +16,11 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/client/llb"
-	"github.com/moby/sys/mountinfo"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"slipway/internal/leftover"
 )
 
 // envDaemon makes the test binary a daemon.
@@ -50,28 +51,12 @@ func runTests(m *testing.M) (code int) {
 		return 1
 	}
 	defer func() {
-		if err := errors.Join(stopShared(), leftovers(scratch), os.RemoveAll(scratch)); err != nil {
+		if err := errors.Join(stopShared(), leftover.Check(scratch, EnvState), os.RemoveAll(scratch)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
 	}()
 	return m.Run()
-}
-
-// leftovers reports mounts and processes that tests forgot.
-func leftovers(dir string) error {
-	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
-	for _, m := range mounts {
-		err = errors.Join(err, fmt.Errorf("left mounted: %s", m.Mountpoint))
-	}
-	procs, _ := filepath.Glob("/proc/[0-9]*/environ")
-	for _, p := range procs {
-		env, _ := os.ReadFile(p)
-		if bytes.Contains(env, []byte(EnvState+"="+dir)) {
-			err = errors.Join(err, fmt.Errorf("left running: %s", p))
-		}
-	}
-	return err
 }
 
 func needEngine(t *testing.T) {
