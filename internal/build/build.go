@@ -22,6 +22,7 @@ import (
 	"slipway/internal/plan"
 	"slipway/internal/progress"
 	"slipway/internal/recipe"
+	"slipway/internal/rpm"
 	"slipway/internal/sdk"
 	"slipway/internal/source"
 	"slipway/internal/store"
@@ -44,19 +45,26 @@ type Builder struct {
 	ws      *workspace.Workspace
 	opt     Options
 	graph   *graph.Graph
+	macros  string // RPM macro file of the SDK
 	sources *source.Store
 	results *store.Store
 	display *progress.Display
+	team    *team // nil without a team cache
 
-	mu   sync.Mutex
-	done map[string]*store.Result // by target name
-	rows map[string]*Row          // for the report
+	mu       sync.Mutex
+	done     map[string]*store.Result // by target name
+	rows     map[string]*Row          // for the report
+	verified map[string]bool          // digests of blobs that were read and found right
+
+	indexMu sync.RWMutex
+	index   *rpm.Index // RPMs of the results in done
 
 	engineOnce sync.Once
 	engine     *engine.Client
 	engineErr  error
-	sdk        *sdk.Image
-	hold       bool // recipes are to keep their sandboxes, see recipe.Sandbox
+	pinned     string     // digest of the SDK that keys have
+	sdk        *sdk.Image // nil until it is needed
+	hold       bool       // recipes are to keep their sandboxes, see recipe.Sandbox
 }
 
 // CacheDir is the root of sources, results and SDKs: $SLIPWAY_CACHE, or the
@@ -91,13 +99,12 @@ func Graph(ws *workspace.Workspace, arch string) (*graph.Graph, error) {
 
 // New reads the graph of a workspace and opens the caches.
 func New(ws *workspace.Workspace, opt Options) (*Builder, error) {
-	if opt.Arch == "" {
-		opt.Arch = HostArch()
+	opt = opt.withDefaults()
+	macros, err := sdk.Macros(ws, opt.Arch)
+	if err != nil {
+		return nil, err
 	}
-	if opt.Jobs <= 0 {
-		opt.Jobs = runtime.NumCPU()
-	}
-	g, err := Graph(ws, opt.Arch)
+	g, err := graph.Build(ws, graph.Options{Arch: opt.Arch, Macros: macros})
 	if err != nil {
 		return nil, err
 	}
@@ -109,8 +116,24 @@ func New(ws *workspace.Workspace, opt Options) (*Builder, error) {
 	if err != nil {
 		return nil, cacheError(opt.Cache, err)
 	}
-	return &Builder{ws: ws, opt: opt, graph: g, sources: sources, results: results, display: opt.Display,
-		done: map[string]*store.Result{}, rows: map[string]*Row{}}, nil
+	b := &Builder{ws: ws, opt: opt, graph: g, macros: macros, sources: sources, results: results, display: opt.Display, verified: map[string]bool{}}
+	b.forget()
+	return b, nil
+}
+
+func (o Options) withDefaults() Options {
+	if o.Arch == "" {
+		o.Arch = HostArch()
+	}
+	if o.Jobs <= 0 {
+		o.Jobs = runtime.NumCPU()
+	}
+	return o
+}
+
+// forget drops what is known of targets, so that a plan begins anew.
+func (b *Builder) forget() {
+	b.done, b.rows, b.index = map[string]*store.Result{}, map[string]*Row{}, rpm.NewIndex()
 }
 
 func cacheError(dir string, err error) error {
@@ -128,47 +151,90 @@ func (b *Builder) Close() error {
 // Build makes the named targets and whatever they need. Without names it makes
 // the default variant.
 func (b *Builder) Build(ctx context.Context, names []string) error {
-	started := time.Now()
+	began := time.Now()
 	targets, err := b.closure(names)
 	if err != nil {
 		return err
 	}
+	wanted, err := b.lookupNames(names)
+	if err != nil {
+		return err
+	}
+	release, err := b.results.Use()
+	if err != nil {
+		return cacheError(b.opt.Cache, err)
+	}
+	defer release()
 	b.display.Total(len(targets))
-	err = b.build(ctx, targets)
-	return errors.Join(err, b.writeReport(started, targets))
+	err = b.build(ctx, targets, wanted)
+	err = errors.Join(err, b.writeReport(began, targets), b.remember(targets))
+	if err == nil {
+		err = b.record(began, names, targets)
+	}
+	return err
 }
 
-func (b *Builder) build(ctx context.Context, targets []*graph.Target) error {
-	if err := b.ensureSDK(ctx, targets); err != nil {
+// errReplan says that a plan no longer holds: something that it counted on was
+// found damaged or gone. It is never shown.
+var errReplan = errors.New("plan again")
+
+// build makes targets, of which the wanted ones are to be shown below build/.
+func (b *Builder) build(ctx context.Context, targets, wanted []*graph.Target) error {
+	for try := 1; ; try++ {
+		err := b.attempt(ctx, targets, wanted)
+		if !errors.Is(err, errReplan) || try == 4 || ctx.Err() != nil {
+			return err
+		}
+		b.forget()
+		b.display.Restart()
+	}
+}
+
+func (b *Builder) attempt(ctx context.Context, targets, wanted []*graph.Target) error {
+	if err := b.pin(ctx, targets); err != nil {
+		return err
+	}
+	steps, err := b.plan(ctx, targets)
+	if err != nil {
 		return err
 	}
 	stale := map[string]*job{}
 	var jobs []*job
-	for _, t := range targets {
-		hit, err := b.lookup(ctx, t)
-		if err != nil {
-			return err
-		}
-		if hit {
+	var left []*graph.Target
+	for _, s := range steps {
+		t := s.target
+		if s.result != nil {
+			if err := b.found(ctx, s, slices.Contains(wanted, t), 0); err != nil {
+				return err
+			}
 			continue
 		}
 		j := &job{
 			name: t.Name, weight: b.weight(t),
-			run:  func(ctx context.Context) error { return b.make(ctx, t) },
+			run:  func(ctx context.Context) error { return b.make(ctx, t, slices.Contains(wanted, t)) },
 			skip: func() { b.skip(t) },
 		}
-		for _, dep := range b.packages(t) {
+		for _, dep := range b.needs(t) {
 			if n := stale[dep.Name]; n != nil {
 				link(j, n)
 			}
 		}
 		stale[t.Name] = j
-		jobs = append(jobs, j)
+		jobs, left = append(jobs, j), append(left, t)
 		if t.Package != nil && len(t.Package.ExternalFiles) > 0 {
 			f := &job{name: t.Name + " sources", pool: poolFetch, skip: func() {}, run: func(ctx context.Context) error { return b.fetchFor(ctx, t) }}
 			link(j, f)
 			jobs = append(jobs, f)
 		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	if err := b.ensureSDK(ctx, left); err != nil {
+		return err
+	}
+	if b.sdk.Digest != b.pinned {
+		return errReplan
 	}
 	errs := runAll(ctx, jobs, [pools]int{poolBuild: b.opt.Jobs, poolFetch: fetchSlots}, b.opt.KeepGoing)
 	if cause := context.Cause(ctx); cause != nil {
@@ -251,103 +317,56 @@ func (b *Builder) weight(t *graph.Target) int64 {
 // packing is about how many times smaller than plain a packed source archive is.
 const packing = 6
 
-// lookup finds a target in the store. It can only tell when all that the target
-// needs is known.
-func (b *Builder) lookup(ctx context.Context, t *graph.Target) (bool, error) {
-	for _, dep := range b.packages(t) {
-		if b.result(dep.Name) == nil {
-			return false, nil
-		}
-	}
-	in, err := b.inputs(t)
-	if err != nil {
-		return false, err
-	}
-	r, ok, err := b.results.Get(in.Key())
-	if err != nil || !ok {
-		return false, err
-	}
-	if err := b.view(ctx, t, r); err != nil {
-		return false, err
-	}
-	b.end(t, progress.Cached, r, 0)
-	return true, nil
-}
-
-// packages are the packages that a target needs, itself not included.
-func (b *Builder) packages(t *graph.Target) []*graph.Target {
-	return slices.DeleteFunc(b.graph.Closure(t), func(d *graph.Target) bool { return d == t || d.Kind != graph.KindPackage })
-}
-
 func (b *Builder) result(name string) *store.Result {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.done[name]
 }
 
-// inputs are what a target is made from; the results of its closure are known.
-func (b *Builder) inputs(t *graph.Target) (plan.Inputs, error) {
-	var results []*store.Result
-	for _, dep := range b.packages(t) {
-		results = append(results, b.result(dep.Name))
-	}
-	in := plan.Inputs{
-		Recipe: recipe.PackageVersion, Target: t.Name, Arch: b.opt.Arch, SDK: b.sdk.Digest,
-		Settings: map[string]string{"source-date-epoch": strconv.FormatInt(b.ws.Config.ReleaseEpoch, 10)},
-		RPMs:     plan.RPMs(results),
-	}
-	var err error
-	if t.Variant != nil {
-		err = b.variantInputs(t.Variant, &in)
-		return in, err
-	}
-	in.Files, in.Groups, err = plan.PackageFiles(b.ws, t.Package)
-	in.Sources = plan.Sources(t.Package)
-	return in, err
-}
-
-// make builds one target that was not in the store when the build began.
-func (b *Builder) make(ctx context.Context, t *graph.Target) (err error) {
-	started := time.Now()
+// make builds one target that had no result when the build began.
+func (b *Builder) make(ctx context.Context, t *graph.Target, wanted bool) (err error) {
+	began := time.Now()
 	defer func() {
-		if err != nil {
-			b.end(t, progress.Failed, nil, time.Since(started))
+		if err != nil && !errors.Is(err, errReplan) {
+			b.end(t, progress.Failed, nil, time.Since(began))
 		}
 	}()
-	in, err := b.inputs(t)
+	s, err := b.look(t)
 	if err != nil {
 		return err
 	}
-	key := in.Key()
 	b.display.Start(t.Name, phaseWait)
-	unlock, err := b.lock(ctx, key)
+	unlock, err := b.lock(ctx, s.key)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	// another process may have made it meanwhile, or a changed dependency may
 	// have come out as it was
-	if r, ok, err := b.results.Get(key); err != nil || ok {
-		if err == nil {
-			err = b.view(ctx, t, r)
-		}
-		if err == nil {
-			b.end(t, progress.Cached, r, time.Since(started))
-		}
+	if err := b.lookup(ctx, s); err != nil {
 		return err
 	}
-	rec, err := b.recipe(ctx, t, in)
+	if s.result != nil {
+		return b.found(ctx, s, wanted, time.Since(began))
+	}
+	if err := b.readyRPMs(ctx, s.rpms); err != nil {
+		return err
+	}
+	rec, err := b.recipe(ctx, t, s.inputs)
 	if err != nil {
 		return err
 	}
-	r, err := b.solve(ctx, t, key, rec)
-	if err != nil {
+	if s.result, err = b.solve(ctx, t, s.inputs, rec); err != nil {
 		return err
 	}
-	if err := b.view(ctx, t, r); err != nil {
+	if err := b.take(t, s.result); err != nil {
 		return err
 	}
-	b.end(t, progress.Built, r, time.Since(started))
+	b.push(s)
+	if err := b.view(ctx, t, s.result); err != nil {
+		return err
+	}
+	b.end(t, progress.Built, s.result, time.Since(began))
 	return nil
 }
 
@@ -382,7 +401,7 @@ func (b *Builder) lock(ctx context.Context, key string) (unlock func(), err erro
 }
 
 // solve runs a recipe and takes what it made into the store.
-func (b *Builder) solve(ctx context.Context, t *graph.Target, key string, rec recipe.Build) (*store.Result, error) {
+func (b *Builder) solve(ctx context.Context, t *graph.Target, in plan.Inputs, rec recipe.Build) (*store.Result, error) {
 	client, err := b.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -399,7 +418,7 @@ func (b *Builder) solve(ctx context.Context, t *graph.Target, key string, rec re
 		return nil, fmt.Errorf("log of %s: %w", t.Name, err)
 	}
 	log.setPhase(phaseDeps)
-	started := time.Now()
+	began := time.Now()
 	_, err = client.Solve(ctx, b.engineJob(t, rec, out, log))
 	if cerr := log.Close(); err == nil {
 		err = cerr
@@ -415,10 +434,19 @@ func (b *Builder) solve(ctx context.Context, t *graph.Target, key string, rec re
 		return nil, b.spaceError(t, err) // the engine has named the target
 	}
 	b.display.Phase(t.Name, phaseStore)
-	r, err := b.results.Put(key, t.Name, out, map[string]string{
-		AnnotationWall: strconv.FormatFloat(time.Since(started).Seconds(), 'f', 1, 64),
-		AnnotationCPU:  strconv.FormatFloat(log.cpu, 'f', 1, 64),
-	})
+	artifact := store.Artifact{
+		Target: t.Name, Arch: b.opt.Arch, Inputs: in.Encode(), Dir: out, Attachments: map[string][]byte{},
+		History: store.History{Wall: time.Since(began).Seconds(), CPU: log.cpu, Memory: log.memory},
+	}
+	if t.Package != nil {
+		if artifact.Attachments[mediaRPMs], err = describeRPMs(out); err != nil {
+			return nil, fmt.Errorf("%s: %w", t.Name, err)
+		}
+		if artifact.Attachments[plan.MediaTexts], err = plan.EncodeTexts(plan.Texts(b.ws, t.Package, in, b.macros)); err != nil {
+			return nil, err
+		}
+	}
+	r, err := b.results.Put(artifact)
 	return r, b.spaceError(t, err)
 }
 
@@ -472,7 +500,7 @@ func (b *Builder) end(t *graph.Target, status progress.Status, r *store.Result, 
 	row := &Row{Name: t.Name, Status: status, Wall: took.Seconds()}
 	if r != nil {
 		b.done[t.Name] = r
-		row.CPU, _ = strconv.ParseFloat(r.Annotations[AnnotationCPU], 64)
+		row.CPU, _ = strconv.ParseFloat(r.Annotations[store.AnnotationCPU], 64)
 	}
 	b.rows[t.Name] = row
 	b.mu.Unlock()
@@ -517,7 +545,7 @@ func (b *Builder) recipe(ctx context.Context, t *graph.Target, in plan.Inputs) (
 	r := recipe.Package{
 		Sandbox: b.sandbox(), Name: t.Name, Spec: filepath.Base(p.Spec), Files: p.Files, Dir: p.Dir,
 		Groups: p.SourceGroups, GroupsDir: filepath.Join(b.ws.Root, "sources"),
-		RPMs: rpmBlobs(in), BuildRequires: buildRequires(t),
+		RPMs: rpmBlobs(in),
 	}
 	for i := range p.ExternalFiles {
 		r.Sources = append(r.Sources, recipe.Blob{Store: recipe.StoreSources, Digest: "sha256:" + blobs[i].SHA256, Name: p.ExternalFiles[i].FileName()})
@@ -532,12 +560,4 @@ func items(p *workspace.Package) []source.Item {
 			Owner: "packages/" + p.Name, File: strings.TrimPrefix(f.Pos.File, "./"), Line: f.Pos.Line})
 	}
 	return items
-}
-
-func buildRequires(t *graph.Target) []string {
-	var list []string
-	for _, d := range t.Spec.BuildRequires {
-		list = append(list, d.Text)
-	}
-	return list
 }

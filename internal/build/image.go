@@ -14,11 +14,14 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"slipway/internal/graph"
 	"slipway/internal/image"
 	"slipway/internal/image/verity"
 	"slipway/internal/plan"
 	"slipway/internal/recipe"
+	"slipway/internal/rpm"
 	"slipway/internal/store"
 	"slipway/internal/workspace"
 )
@@ -59,6 +62,17 @@ func (b *Builder) metadata(v *workspace.Variant) string {
 	}
 	s.WriteString("%description\n%{summary}.\n%files\n")
 	return s.String()
+}
+
+// metadataPackage is what dependency resolution needs to know of the package that
+// metadata is the spec of.
+func (b *Builder) metadataPackage(v *workspace.Variant) *rpm.Package {
+	m := &rpm.Metadata{Name: b.ws.Prefix() + "metadata", Version: b.ws.Config.Version, Release: "1", Arch: "noarch"}
+	m.Provides = append(m.Provides, rpm.Dep{Name: m.Name, Cmp: "=", EVR: m.EVR()})
+	for _, fact := range b.ws.Facts(v) {
+		m.Provides = append(m.Provides, rpm.Dep{Name: b.ws.Prefix() + fact})
+	}
+	return &rpm.Package{Metadata: m}
 }
 
 // osRelease gives the lines that the variant adds to os-release(5).
@@ -115,18 +129,14 @@ func (b *Builder) image(ctx context.Context, v *workspace.Variant, r *store.Resu
 			return nil
 		}
 	}
-	b.display.Phase("variants/"+v.Name, "disk")
-	in, table, err := b.diskInputs(v, r)
-	if err != nil {
-		return fmt.Errorf("variants/%s: %w", v.Name, err)
-	}
 	if err := os.MkdirAll(b.ImageDir(v), 0o755); err != nil {
 		return err
 	}
 	if err := os.Remove(stampFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if _, err := image.Assemble(ctx, in, disk); err != nil {
+	table, err := b.disk(ctx, v, r, disk, sum)
+	if err != nil {
 		return fmt.Errorf("variants/%s: %w", v.Name, err)
 	}
 	if err := os.WriteFile(filepath.Join(b.ImageDir(v), "inventory.json"), table, 0o644); err != nil {
@@ -136,6 +146,80 @@ func (b *Builder) image(ctx context.Context, v *workspace.Variant, r *store.Resu
 		return err
 	}
 	return latest(b.ImageDir(v))
+}
+
+// disk puts a disk together, or links to one that was put together from the same
+// for another checkout. A disk that was written to since has another modification
+// time than the release's, and is not used.
+func (b *Builder) disk(ctx context.Context, v *workspace.Variant, r *store.Result, disk string, stamp [sha256.Size]byte) (table []byte, err error) {
+	kept := filepath.Join(b.opt.Cache, "disks", hex.EncodeToString(stamp[:])+".img")
+	made := time.Unix(b.ws.Config.ReleaseEpoch, 0)
+	if info, err := os.Stat(kept); err == nil && info.ModTime().Equal(made) {
+		raw, err := b.inventory(r)
+		if err == nil {
+			err = relink(kept, disk)
+		}
+		if err == nil {
+			return raw, nil
+		}
+	}
+	b.display.Phase("variants/"+v.Name, "disk")
+	if err := b.ready(ctx, r, r.Files); err != nil {
+		return nil, err
+	}
+	in, err := b.diskInputs(v, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Dir(kept), 0o755); err != nil {
+		return nil, err
+	}
+	temp := kept + "." + strconv.Itoa(os.Getpid())
+	defer os.Remove(temp)
+	if _, err := image.Assemble(ctx, in, temp); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(os.Chmod(temp, 0o444), os.Chtimes(temp, made, made)); err != nil {
+		return nil, err
+	}
+	err = relink(temp, disk)
+	if errors.Is(err, unix.EXDEV) || errors.Is(err, unix.EPERM) { // the caches lie on another file system
+		_, err = image.Assemble(ctx, in, disk)
+	} else if err == nil {
+		err = os.Rename(temp, kept)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return b.inventory(r)
+}
+
+// relink makes to another name of from.
+func relink(from, to string) error {
+	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Link(from, to)
+}
+
+// inventory gives the list of an image's packages as JSON.
+func (b *Builder) inventory(r *store.Result) ([]byte, error) {
+	for _, f := range r.Files {
+		if f.Name == "inventory.tsv" {
+			raw, err := os.ReadFile(b.results.Path(f.Digest))
+			if err != nil {
+				return nil, err
+			}
+			return inventory(raw)
+		}
+	}
+	return nil, errors.New("the image recipe made no inventory.tsv")
+}
+
+// imageFiles are the files that show a variant's image.
+func (b *Builder) imageFiles(v *workspace.Variant) []string {
+	dir := b.ImageDir(v)
+	return []string{dir, b.ImagePath(v), filepath.Join(dir, "inventory.json"), filepath.Join(dir, ".stamp"), filepath.Join(filepath.Dir(dir), "latest")}
 }
 
 // latest makes the link "latest" beside a folder lead to it.
@@ -154,8 +238,8 @@ func latest(dir string) error {
 	return os.Rename(temp, name)
 }
 
-// diskInputs gives what a disk is put together from, and its inventory.
-func (b *Builder) diskInputs(v *workspace.Variant, r *store.Result) (in image.Inputs, table []byte, err error) {
+// diskInputs gives what a disk is put together from.
+func (b *Builder) diskInputs(v *workspace.Variant, r *store.Result) (in image.Inputs, err error) {
 	parts := map[string]string{}
 	for _, f := range r.Files {
 		parts[f.Name] = b.results.Path(f.Digest)
@@ -170,23 +254,20 @@ func (b *Builder) diskInputs(v *workspace.Variant, r *store.Result) (in image.In
 		"linux" + efi + ".efi.stub": &in.Stub, "systemd-boot" + efi + ".efi": &in.BootLoader,
 	} {
 		if *path = parts[name]; *path == "" {
-			return in, nil, fmt.Errorf("the image recipe made no %s", name)
+			return in, fmt.Errorf("the image recipe made no %s", name)
 		}
 	}
 	text := map[string]string{}
-	for _, name := range []string{"root.hash", "boot/release", "inventory.tsv"} {
+	for _, name := range []string{"root.hash", "boot/release"} {
 		raw, err := os.ReadFile(parts[name])
 		if err != nil && name != "boot/release" {
-			return in, nil, fmt.Errorf("the image recipe made no %s: %w", name, err)
+			return in, fmt.Errorf("the image recipe made no %s: %w", name, err)
 		}
 		text[name] = string(raw)
 	}
 	in.Uname = strings.TrimSpace(text["boot/release"])
-	if in.RootHash, err = verity.ParseRootHash(strings.TrimSpace(text["root.hash"])); err != nil {
-		return in, nil, err
-	}
-	table, err = inventory([]byte(text["inventory.tsv"]))
-	return in, table, err
+	in.RootHash, err = verity.ParseRootHash(strings.TrimSpace(text["root.hash"]))
+	return in, err
 }
 
 // inventoryEntry is one package of an image.

@@ -30,6 +30,7 @@ type buildLog struct {
 	tail    []string
 	phase   string
 	cpu     float64 // seconds, from the sandbox's own report
+	memory  int64   // bytes at its peak, from there too; 0 when it could not tell
 	onPhase func(string)
 	onLine  func(string)
 }
@@ -73,6 +74,9 @@ func (l *buildLog) line(line string) {
 			s, _ := strconv.ParseFloat(m[2], 64)
 			l.cpu += 60*minutes + s
 		}
+		return
+	case strings.HasPrefix(line, "+ slipway: memory "):
+		l.memory, _ = strconv.ParseInt(strings.TrimPrefix(line, "+ slipway: memory "), 10, 64)
 		return
 	case strings.HasPrefix(line, "+ slipway: phase "):
 		l.setPhase(strings.TrimPrefix(line, "+ slipway: phase "))

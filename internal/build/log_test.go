@@ -17,7 +17,8 @@ func TestBuildLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := "Executing(%prep): /bin/sh -e x\n+ cd a\r\nExecuting(%build): /bin/sh\ncc a.c\nProcessing files: a-1\nExecuting(%clean): x\n" +
-		"+ slipway: phase verity\n+ slipway: times 0m0.500s 0m0.250s 2m1.000s 0m3.250s \nlast"
+		"+ slipway: phase verity\n+ slipway: times 0m0.500s 0m0.250s 2m1.000s 0m3.250s \n" +
+		"+ slipway: memory 123456789\nlast"
 	// pieces that do not end at line ends
 	for len(text) > 0 {
 		n := min(7, len(text))
@@ -39,8 +40,8 @@ func TestBuildLog(t *testing.T) {
 	if diff := cmp.Diff(want, lines); diff != "" {
 		t.Error(diff)
 	}
-	if l.cpu != 125 {
-		t.Errorf("cpu %v", l.cpu)
+	if l.cpu != 125 || l.memory != 123456789 {
+		t.Errorf("cpu %v, memory %d", l.cpu, l.memory)
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil || !strings.HasSuffix(string(raw), "\nlast") {

@@ -2,61 +2,220 @@ package build
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
 	"time"
 
 	"slipway/internal/graph"
 	"slipway/internal/progress"
 )
 
-// Annotations on results, both in seconds.
+// Annotations on results: what their sandbox took.
 const (
-	AnnotationWall = "dev.slipway.wall-seconds" // how long its sandbox took
-	AnnotationCPU  = "dev.slipway.cpu-seconds"  // user and system time of its sandbox
+	AnnotationWall   = "dev.slipway.wall-seconds"
+	AnnotationCPU    = "dev.slipway.cpu-seconds"  // user and system time
+	AnnotationMemory = "dev.slipway.memory-bytes" // at its peak, without page cache
 )
 
-// Report is what a build did, as written to build/reports/<time>.json.
+// statusFetched is a target whose result came from the team cache.
+const statusFetched progress.Status = "fetched"
+
+// Where results that were not made by a build came from.
+const (
+	sourceLocal = "local" // the store of this machine
+	sourceTeam  = "team"  // the team cache
+)
+
+// Report is what a build did, as written to build/reports/<time>.json. Times are
+// in seconds.
 type Report struct {
-	Started time.Time `json:"started"`
-	Wall    float64   `json:"wall"`    // seconds
-	Targets []*Row    `json:"targets"` // dependencies first
+	Started       time.Time `json:"started"`
+	Wall          float64   `json:"wall"`
+	CPU           float64   `json:"cpu"`           // sum over the targets that were built
+	Cores         int       `json:"cores"`         // processors of the machine
+	Parallelism   float64   `json:"parallelism"`   // targets that were worked on at once, on average
+	CacheHitRatio float64   `json:"cacheHitRatio"` // part of the targets that were found in a cache, 0 to 1
+	CriticalPath  Path      `json:"criticalPath"`
+	Targets       []*Row    `json:"targets"` // dependencies first
+}
+
+// Path is the chain of targets, each waiting for the one before it, that took the
+// longest: more processors do not make a build quicker than that.
+type Path struct {
+	Targets []string `json:"targets"`
+	Wall    float64  `json:"wall"` // seconds
 }
 
 // Row is one target of a Report.
 type Row struct {
 	Name   string          `json:"name"`
 	Status progress.Status `json:"status"`
-	Wall   float64         `json:"wall"` // seconds of this build
-	CPU    float64         `json:"cpu"`  // seconds of user and system time when it was built
+	Wall   float64         `json:"wall"`   // seconds of this build, without Wait
+	CPU    float64         `json:"cpu"`    // seconds of user and system time when it was built
+	Memory int64           `json:"memory"` // bytes at its peak when it was built; 0 when not known
+	Wait   float64         `json:"wait"`   // seconds that it was ready, but had no slot or was locked by another build
+	Source string          `json:"source"` // "local" or "team" for a cached result, else empty
 }
 
-// writeReport writes the report of a build that did more than look.
+// worked tells whether the build spent time on the target itself.
+func (r *Row) worked() bool {
+	return r.Status == progress.Built || r.Status == progress.Failed || r.Status == statusFetched
+}
+
+// sum fills in what follows from the rows. needs gives the names of all targets
+// that a target waits for, whether by itself or by others.
+func (r *Report) sum(needs func(target string) []string) {
+	busy, hits, wanted := 0.0, 0, 0
+	chains := map[string]Path{} // the longest that ends with a target
+	for _, row := range r.Targets {
+		if row.Status != progress.Skipped {
+			wanted++
+		}
+		if row.Status == progress.Cached || row.Status == statusFetched {
+			hits++
+		}
+		if !row.worked() {
+			continue
+		}
+		busy += row.Wall
+		if row.Status != statusFetched {
+			r.CPU += row.CPU
+		}
+		var before Path
+		for _, name := range needs(row.Name) {
+			if p := chains[name]; p.Wall > before.Wall {
+				before = p
+			}
+		}
+		chain := Path{append(slices.Clone(before.Targets), row.Name), before.Wall + row.Wall}
+		chains[row.Name] = chain
+		if chain.Wall > r.CriticalPath.Wall {
+			r.CriticalPath = chain
+		}
+	}
+	if r.Wall > 0 {
+		r.Parallelism = busy / r.Wall
+	}
+	if wanted > 0 {
+		r.CacheHitRatio = float64(hits) / float64(wanted)
+	}
+}
+
+// writeReport writes the report of a build that did more than look, however it
+// ended.
 func (b *Builder) writeReport(started time.Time, targets []*graph.Target) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r := Report{Started: started.UTC(), Wall: time.Since(started).Seconds()}
-	worked := false
+	r := &Report{Started: started.UTC(), Wall: time.Since(started).Seconds(), Cores: runtime.NumCPU()}
+	byName := map[string]*graph.Target{}
 	for _, t := range targets {
+		byName[t.Name] = t
 		if row := b.rows[t.Name]; row != nil {
 			r.Targets = append(r.Targets, row)
-			worked = worked || row.Status != progress.Cached
 		}
 	}
-	if !worked {
+	if !slices.ContainsFunc(r.Targets, (*Row).worked) {
 		return nil
 	}
+	r.sum(func(target string) (names []string) {
+		for _, t := range b.needs(byName[target]) {
+			names = append(names, t.Name)
+		}
+		return names
+	})
+	return r.write(reportsDir(b.ws.Root))
+}
+
+// write puts the report into a folder, whole or not at all.
+func (r *Report) write(dir string) error {
 	raw, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return err
 	}
-	dir := filepath.Join(b.ws.Root, "build", "reports")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, r.Started.Format("20060102T150405.000Z")+".json"), append(raw, '\n'), 0o644); err != nil {
-		return fmt.Errorf("write report: %w", err)
+	path := filepath.Join(dir, r.Started.Format("20060102T150405.000Z")+".json")
+	temp := path + ".new"
+	err = os.WriteFile(temp, append(raw, '\n'), 0o644)
+	if err == nil {
+		err = os.Rename(temp, path)
+	}
+	if err != nil {
+		return fmt.Errorf("write report: %w", errors.Join(err, os.RemoveAll(temp)))
 	}
 	return nil
+}
+
+func reportsDir(root string) string { return filepath.Join(root, "build", "reports") }
+
+// Reports reads the reports of a workspace's last builds, the newest first; there
+// may be fewer than last, or none. What cannot be read is left out, and damaged
+// says which files and why.
+func Reports(root string, last int) (reports []*Report, damaged []error, err error) {
+	dir := reportsDir(root)
+	entries, err := os.ReadDir(dir) // sorted by name, hence by time
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("read reports: %w", err)
+	}
+	slices.Reverse(entries)
+	for _, e := range entries {
+		if len(reports) >= last {
+			break
+		}
+		if !strings.HasSuffix(e.Name(), ".json") {
+			continue
+		}
+		raw, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		var r *Report
+		if err == nil {
+			r, err = parseReport(raw)
+		}
+		if err != nil {
+			damaged = append(damaged, fmt.Errorf("report %s is damaged: %w", filepath.Join(dir, e.Name()), err))
+			continue
+		}
+		reports = append(reports, r)
+	}
+	return reports, damaged, nil
+}
+
+func parseReport(raw []byte) (*Report, error) {
+	r := new(Report)
+	if err := json.Unmarshal(raw, r); err != nil {
+		return nil, err
+	}
+	if r.Started.IsZero() {
+		return nil, errors.New(`"started" is missing`)
+	}
+	for i, row := range r.Targets {
+		if row == nil || row.Name == "" || row.Status == "" {
+			return nil, fmt.Errorf("targets[%d] has no name or no status", i)
+		}
+	}
+	return r, nil
+}
+
+// historyLength is how many reports are looked through for earlier builds.
+const historyLength = 100
+
+// history gives for each target the row of the last report in which it was built.
+// Reports that cannot be read count as none: builds are only less well planned.
+func history(root string) map[string]*Row {
+	reports, _, _ := Reports(root, historyLength)
+	rows := map[string]*Row{}
+	for _, r := range reports {
+		for _, row := range r.Targets {
+			if row.Status == progress.Built && rows[row.Name] == nil {
+				rows[row.Name] = row
+			}
+		}
+	}
+	return rows
 }

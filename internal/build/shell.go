@@ -7,10 +7,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/term"
 
 	"slipway/internal/engine"
+	"slipway/internal/graph"
 	"slipway/internal/progress"
 	"slipway/internal/recipe"
 )
@@ -65,16 +67,27 @@ func (b *Builder) Shell(ctx context.Context, name string, ready func(), stdin io
 	if isSDK(t) {
 		return 0, errors.New("the SDK has no sandbox of its own: use slipway sdk run -- bash -c COMMAND")
 	}
-	needs := b.packages(t)
-	if err := b.build(ctx, needs); err != nil {
+	release, err := b.results.Use()
+	if err != nil {
+		return 0, cacheError(b.opt.Cache, err)
+	}
+	defer release()
+	needs := slices.DeleteFunc(b.graph.Closure(t), func(d *graph.Target) bool { return d == t || isSDK(d) })
+	if err := b.build(ctx, needs, nil); err != nil {
 		return 0, fmt.Errorf("what %s needs cannot be built: %w", t.Name, err)
 	}
-	in, err := b.inputs(t)
+	if err := b.ensureSDK(ctx, nil); err != nil {
+		return 0, err
+	}
+	s, err := b.look(t)
 	if err != nil {
 		return 0, err
 	}
+	if err := b.readyRPMs(ctx, s.rpms); err != nil {
+		return 0, err
+	}
 	b.hold = true
-	rec, err := b.recipe(ctx, t, in)
+	rec, err := b.recipe(ctx, t, s.inputs)
 	if err != nil {
 		return 0, err
 	}

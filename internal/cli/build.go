@@ -3,8 +3,11 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"slipway/internal/build"
 )
 
 func buildCommand(g *global) *cobra.Command {
@@ -19,6 +22,14 @@ the same inputs is taken from the store.
 RPMs appear in build/rpms/<package>/, images in
 build/images/<arch>-<variant>/<version>/, logs in build/logs/.`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			began := time.Now()
+			if n, outputs, ok := g.current(args); ok {
+				fmt.Fprintf(cmd.ErrOrStderr(), "%d cached in %.1fs\n", n, time.Since(began).Seconds())
+				for _, path := range outputs {
+					fmt.Fprintln(cmd.OutOrStdout(), path)
+				}
+				return nil
+			}
 			b, display, err := g.builder(cmd, &f)
 			if err != nil {
 				return err
@@ -41,6 +52,19 @@ build/images/<arch>-<variant>/<version>/, logs in build/logs/.`,
 	}
 	f.add(cmd)
 	return cmd
+}
+
+// current finds out from the record of the last build that there is nothing to do.
+func (g *global) current(names []string) (targets int, outputs []string, ok bool) {
+	root, err := g.root()
+	if err != nil {
+		return 0, nil, false
+	}
+	cache, err := build.CacheDir()
+	if err != nil {
+		return 0, nil, false
+	}
+	return build.Current(root, build.Options{Arch: g.arch, Cache: cache}, names)
 }
 
 func fetchCommand(g *global) *cobra.Command {

@@ -102,7 +102,7 @@ them dm-verity-protected, bootable disk images.`,
 	root.PersistentFlags().StringVarP(&g.dir, "directory", "C", ".", "folder in the workspace to work in")
 	root.PersistentFlags().StringVar(&g.arch, "arch", build.HostArch(), "architecture of the targets")
 	root.AddCommand(
-		buildCommand(g), fetchCommand(g), graphCommand(g), checkCommand(g), runCommand(g), shellCommand(g), sdkCommand(g), engineCommand(), docsCommand(),
+		buildCommand(g), fetchCommand(g), planCommand(g), whyCommand(g), graphCommand(g), checkCommand(g), runCommand(g), shellCommand(g), sdkCommand(g), engineCommand(), docsCommand(),
 	)
 	explainArgs(root)
 	return root

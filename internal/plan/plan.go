@@ -19,7 +19,6 @@ import (
 	"slices"
 	"strings"
 
-	"slipway/internal/store"
 	"slipway/internal/workspace"
 )
 
@@ -30,6 +29,7 @@ type Inputs struct {
 	Target   string            `json:"target"`             // "packages/glibc"
 	Arch     string            `json:"arch"`               // "x86_64"
 	SDK      string            `json:"sdk"`                // digest of the SDK image
+	Macros   string            `json:"macros,omitempty"`   // digest of the RPM macro file
 	Settings map[string]string `json:"settings,omitempty"` // whatever else reaches the build
 	Files    []File            `json:"files,omitempty"`    // own files
 	Groups   []File            `json:"groups,omitempty"`   // first-party sources
@@ -44,8 +44,8 @@ type File struct {
 	Executable bool   `json:"executable,omitempty"`
 }
 
-// Key is the key of a target made from these inputs: 64 hex digits.
-func (in Inputs) Key() string {
+// Encode gives the canonical JSON form, of which the SHA-256 is the key.
+func (in Inputs) Encode() []byte {
 	for _, files := range [][]File{in.Files, in.Groups, in.Sources, in.RPMs} {
 		slices.SortFunc(files, func(a, b File) int {
 			return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Digest, b.Digest))
@@ -55,8 +55,20 @@ func (in Inputs) Key() string {
 	if err != nil {
 		panic(err) // strings, maps and lists of strings always encode
 	}
-	sum := sha256.Sum256(raw)
+	return raw
+}
+
+// Key is the key of a target made from these inputs: 64 hex digits.
+func (in Inputs) Key() string {
+	sum := sha256.Sum256(in.Encode())
 	return hex.EncodeToString(sum[:])
+}
+
+// Decode reads what Encode wrote.
+func Decode(raw []byte) (Inputs, error) {
+	var in Inputs
+	err := json.Unmarshal(raw, &in)
+	return in, err
 }
 
 // PackageFiles reads the own files and the first-party sources of a package.
@@ -100,20 +112,6 @@ func Sources(p *workspace.Package) []File {
 			d = "sha256:" + f.SHA256
 		}
 		files = append(files, File{Name: f.FileName(), Digest: d})
-	}
-	return files
-}
-
-// RPMs are the files of results that dependants may install: all but what only a
-// debugger reads.
-func RPMs(results []*store.Result) []File {
-	var files []File
-	for _, r := range results {
-		for _, f := range r.Files {
-			if !strings.Contains(f.Name, "-debuginfo-") && !strings.Contains(f.Name, "-debugsource-") {
-				files = append(files, File{Name: f.Name, Digest: f.Digest})
-			}
-		}
 	}
 	return files
 }

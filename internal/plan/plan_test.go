@@ -8,7 +8,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"slipway/internal/store"
 	"slipway/internal/workspace"
 )
 
@@ -30,6 +29,7 @@ func TestKeyChangesWithEveryInput(t *testing.T) {
 		"target":          func(in *Inputs) { in.Target = "packages/b" },
 		"arch":            func(in *Inputs) { in.Arch = "aarch64" },
 		"sdk":             func(in *Inputs) { in.SDK = "sha256:other" },
+		"macros":          func(in *Inputs) { in.Macros = "sha256:other" },
 		"setting":         func(in *Inputs) { in.Settings["epoch"] = "2" },
 		"new setting":     func(in *Inputs) { in.Settings["x"] = "" },
 		"file content":    func(in *Inputs) { in.Files[0].Digest = "sha256:x" },
@@ -58,6 +58,17 @@ func TestKeyChangesWithEveryInput(t *testing.T) {
 			t.Errorf("%q and %q have the same key", name, other)
 		}
 		seen[key] = name
+	}
+}
+
+func TestDecode(t *testing.T) {
+	want := inputs()
+	got, err := Decode(want.Encode())
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	if got.Key() != want.Key() {
+		t.Error("decoding changes the key")
 	}
 }
 
@@ -141,19 +152,13 @@ func TestPackageFiles(t *testing.T) {
 	}
 }
 
-func TestSourcesAndRPMs(t *testing.T) {
+func TestSources(t *testing.T) {
 	p := &workspace.Package{ExternalFiles: []workspace.ExternalFile{
 		{URL: "https://example.com/dir/a.tar.xz", SHA512: "aa"},
 		{URL: "https://example.com/get?id=1", Path: "b.tar", SHA256: "bb"},
 	}}
 	want := []File{{Name: "a.tar.xz", Digest: "sha512:aa"}, {Name: "b.tar", Digest: "sha256:bb"}}
 	if diff := cmp.Diff(want, Sources(p)); diff != "" {
-		t.Error(diff)
-	}
-	r := &store.Result{Files: []store.File{
-		{Name: "a-1.x86_64.rpm", Digest: "sha256:1"}, {Name: "a-debuginfo-1.x86_64.rpm", Digest: "sha256:2"}, {Name: "a-debugsource-1.x86_64.rpm", Digest: "sha256:3"},
-	}}
-	if diff := cmp.Diff([]File{{Name: "a-1.x86_64.rpm", Digest: "sha256:1"}}, RPMs([]*store.Result{r})); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -21,6 +21,7 @@ type Status string
 const (
 	Built   Status = "built"   // made by this build
 	Cached  Status = "cached"  // found in the store
+	Fetched Status = "fetched" // found in the team cache
 	Failed  Status = "failed"  // its recipe failed
 	Skipped Status = "skipped" // not tried, since something it needs failed
 )
@@ -130,6 +131,14 @@ func (d *Display) Total(n int) {
 	d.total = n
 }
 
+// Restart forgets how targets ended: all are to be gone through again.
+func (d *Display) Restart() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	clear(d.counts)
+	d.running = nil
+}
+
 // Start says that a target runs now.
 func (d *Display) Start(target, phase string) {
 	d.mu.Lock()
@@ -181,7 +190,7 @@ func (d *Display) Done(target string, status Status) {
 		took = " in " + elapsed(d.now().Sub(d.running[i].start))
 		d.running = slices.Delete(d.running, i, i+1)
 	}
-	if status != Cached {
+	if status != Cached && status != Fetched {
 		d.print(fmt.Sprintf("%s: %s%s", target, status, took))
 	}
 }
@@ -233,12 +242,15 @@ func (d *Display) Summary() string {
 
 func (d *Display) summary() string {
 	parts := []string{}
-	for _, s := range []Status{Built, Cached, Failed, Skipped} {
+	for _, s := range []Status{Built, Fetched, Cached, Failed, Skipped} {
 		if n := d.counts[s]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, s))
 		}
 	}
-	ended := d.counts[Built] + d.counts[Cached] + d.counts[Failed] + d.counts[Skipped]
+	ended := 0
+	for _, n := range d.counts {
+		ended += n
+	}
 	if left := d.total - ended; left > 0 {
 		parts = append(parts, fmt.Sprintf("%d left", left))
 	}

@@ -48,6 +48,7 @@ const (
 const (
 	builderUID = 1000
 	homeDir    = "/home"
+	jobsDir    = "/slipway/jobs"
 	searchPath = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 )
 
@@ -59,6 +60,15 @@ var rpmbuildScript string
 
 //go:embed scripts/image.sh
 var imageScript string
+
+// measureScript and jobsScript come before other scripts. They decide nothing of
+// what is made and stay out of the versions.
+var (
+	//go:embed scripts/measure.sh
+	measureScript string
+	//go:embed scripts/jobs.sh
+	jobsScript string
+)
 
 // Blob is a file in one of the content stores.
 type Blob struct {
@@ -73,22 +83,21 @@ type Sandbox struct {
 	Arch      string // RPM architecture of the target, "x86_64"
 	Target    string // compiler triple, "x86_64-dinghy-linux-gnu"
 	Epoch     int64  // SOURCE_DATE_EPOCH, seconds
-	Jobs      int    // make -j inside the sandbox
+	Jobs      int    // of no effect: sandboxes share the processors, see scripts/jobs.sh
 	Hold      bool   // fail at the end, so that the sandbox can be looked at
 }
 
 // Package is a spec file to be built.
 type Package struct {
 	Sandbox
-	Name          string   // "packages/glibc"
-	Spec          string   // file name of the spec
-	Files         []string // own files, relative to Dir
-	Dir           string   // folder of the package on the host
-	Sources       []Blob   // upstream sources
-	Groups        []string // first-party sources, slash-separated paths below GroupsDir; "." is all of it
-	GroupsDir     string   // the workspace's sources/ folder on the host
-	RPMs          []Blob   // closure of BuildRequires
-	BuildRequires []string // as the spec has them after expansion
+	Name      string   // "packages/glibc"
+	Spec      string   // file name of the spec
+	Files     []string // own files, relative to Dir
+	Dir       string   // folder of the package on the host
+	Sources   []Blob   // upstream sources
+	Groups    []string // first-party sources, slash-separated paths below GroupsDir; "." is all of it
+	GroupsDir string   // the workspace's sources/ folder on the host
+	RPMs      []Blob   // what is installed into its sysroot
 }
 
 // Image is a variant whose image parts are to be made.
@@ -125,6 +134,7 @@ func (p Package) Build() Build {
 		llb.AddMount("/slipway/package", local("files", p.Dir, p.Files), llb.Readonly),
 		llb.AddMount("/"+p.Target+"/sys-root", sysroot, llb.Readonly),
 		p.cache("go-build", "/home/builder/.cache/go-build"),
+		jobs(),
 	}
 	mounts = append(mounts, blobMounts("/slipway/sources", p.Sources)...)
 	if len(p.Groups) > 0 {
@@ -134,13 +144,13 @@ func (p Package) Build() Build {
 		}
 		mounts = append(mounts, llb.AddMount("/slipway/groups", local("groups", p.GroupsDir, groups), llb.Readonly))
 	}
-	run := p.run(p.Name+": rpmbuild", rpmbuildScript, nil, append(mounts,
+	run := p.run(p.Name+": rpmbuild", measureScript+jobsScript+rpmbuildScript, nil, append(mounts,
 		llb.User("builder"),
 		llb.Dir("/home/builder"),
 		llb.AddEnv("HOME", "/home/builder"),
 		llb.AddEnv("SLIPWAY_SPEC", p.Spec),
 		llb.AddEnv("SLIPWAY_SYSROOT", "/"+p.Target+"/sys-root"),
-		llb.AddEnv("RPM_BUILD_NCPUS", strconv.Itoa(p.Jobs)),
+		llb.AddEnv("SLIPWAY_JOBS", jobsDir),
 	))
 	built := run.AddMount(homeDir, home())
 	b.State = llb.Scratch().File(llb.Copy(built, "/builder/rpmbuild/RPMS/*/*.rpm", "/",
@@ -150,7 +160,7 @@ func (p Package) Build() Build {
 
 func (p Package) sysroot() llb.State {
 	p.Hold = false
-	run := p.run(p.Name+": dependencies", sysrootScript, p.BuildRequires, blobMounts("/slipway/rpms", p.RPMs))
+	run := p.run(p.Name+": dependencies", sysrootScript, nil, blobMounts("/slipway/rpms", p.RPMs))
 	return run.AddMount("/sysroot", llb.Scratch())
 }
 
@@ -161,7 +171,7 @@ func (i Image) Build() Build {
 		llb.Mkfile("/metadata.spec", 0o644, []byte(i.Metadata)).
 			Mkfile("/os-release", 0o644, []byte(i.Release)),
 		llb.WithCustomName("[internal] facts of "+i.Name))
-	run := i.run(i.Name+": image", imageScript, i.Packages, append(blobMounts("/slipway/rpms", i.RPMs),
+	run := i.run(i.Name+": image", measureScript+imageScript, i.Packages, append(blobMounts("/slipway/rpms", i.RPMs),
 		llb.AddMount("/slipway/metadata", metadata, llb.Readonly),
 		llb.AddEnv("HOME", "/tmp"),
 		llb.AddEnv("SLIPWAY_EFI_ARCH", i.EFIArch),
@@ -212,8 +222,14 @@ func home() llb.State {
 // cache is a folder that outlives the sandbox, owned by the builder. Its content
 // is no input: only caches that are keyed by content themselves may live there.
 func (s Sandbox) cache(name, dest string) llb.RunOption {
+	return cacheMount(name, strings.Join([]string{"slipway", name, s.SDKDigest, s.Arch}, ":"), dest)
+}
+
+// jobs is the folder of the jobserver that all sandboxes of the engine share.
+func jobs() llb.RunOption { return cacheMount("jobs", "slipway:jobs", jobsDir) }
+
+func cacheMount(name, id, dest string) llb.RunOption {
 	empty := llb.Scratch().File(llb.Mkdir("/"+name, 0o755, llb.WithUIDGID(builderUID, builderUID)), llb.WithCustomName("[internal] cache "+name))
-	id := strings.Join([]string{"slipway", name, s.SDKDigest, s.Arch}, ":")
 	return llb.AddMount(dest, empty, llb.SourcePath("/"+name), llb.AsPersistentCacheDir(id, llb.CacheMountShared))
 }
 

@@ -30,8 +30,7 @@ func pkg() Package {
 		Sandbox: sandbox(), Name: "packages/hello", Spec: "hello.spec", Files: []string{"a.patch", "hello.spec"}, Dir: "/ws/packages/hello",
 		Sources: []Blob{{Store: StoreSources, Digest: sha("2"), Name: "z.tar"}, {Store: StoreSources, Digest: sha("1"), Name: "a.tar"}},
 		Groups:  []string{"tool"}, GroupsDir: "/ws/sources",
-		RPMs:          []Blob{{Store: StoreResults, Digest: sha("3"), Name: "acme-libc-1.x86_64.rpm"}},
-		BuildRequires: []string{"acme-libc-devel >= 1", "(acme-a if acme-b)"},
+		RPMs: []Blob{{Store: StoreResults, Digest: sha("3"), Name: "acme-libc-1.x86_64.rpm"}},
 	}
 }
 
@@ -196,16 +195,15 @@ func TestDefinitionFollowsInputs(t *testing.T) {
 		}
 	}
 	for name, change := range map[string]func(*Package){
-		"sdk":           func(p *Package) { p.SDKDigest = sha("9") },
-		"arch":          func(p *Package) { p.Arch = "aarch64" },
-		"triple":        func(p *Package) { p.Target = "x86_64-other-linux-gnu" },
-		"epoch":         func(p *Package) { p.Epoch++ },
-		"source":        func(p *Package) { p.Sources[0].Digest = sha("9") },
-		"RPM":           func(p *Package) { p.RPMs[0].Digest = sha("9") },
-		"BuildRequires": func(p *Package) { p.BuildRequires = p.BuildRequires[:1] },
-		"spec":          func(p *Package) { p.Spec = "other.spec" },
-		"files":         func(p *Package) { p.Files = p.Files[1:] },
-		"hold":          func(p *Package) { p.Hold = true },
+		"sdk":    func(p *Package) { p.SDKDigest = sha("9") },
+		"arch":   func(p *Package) { p.Arch = "aarch64" },
+		"triple": func(p *Package) { p.Target = "x86_64-other-linux-gnu" },
+		"epoch":  func(p *Package) { p.Epoch++ },
+		"source": func(p *Package) { p.Sources[0].Digest = sha("9") },
+		"RPM":    func(p *Package) { p.RPMs[0].Digest = sha("9") },
+		"spec":   func(p *Package) { p.Spec = "other.spec" },
+		"files":  func(p *Package) { p.Files = p.Files[1:] },
+		"hold":   func(p *Package) { p.Hold = true },
 	} {
 		if definition(change) == same {
 			t.Errorf("%s does not reach the definition", name)

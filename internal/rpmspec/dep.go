@@ -86,6 +86,23 @@ func (t Term) Names() []string {
 // commas or blanks. Rich dependencies are accepted as in Requires.
 func ParseDeps(s string) ([]Dep, error) { return parseDeps(s, tagInfo{rich: true}) }
 
+// ParseTerm reads one dependency of Requires, such as "foo >= 1.2" or "(a if b)".
+func ParseTerm(s string) (Term, error) { return parseTerm(s, tagInfo{rich: true}) }
+
+// ParseConflict reads one dependency of Conflicts, such as "(a unless b)".
+func ParseConflict(s string) (Term, error) { return parseTerm(s, tagInfo{rich: true, negative: true}) }
+
+func parseTerm(s string, tag tagInfo) (Term, error) {
+	deps, err := parseDeps(s, tag)
+	if err != nil {
+		return Term{}, err
+	}
+	if len(deps) != 1 {
+		return Term{}, fmt.Errorf("%q: write one dependency, not %d", clip(s), len(deps))
+	}
+	return deps[0].Term, nil
+}
+
 // parseDeps follows rpm: a token, then, if a comparison follows, the version.
 func parseDeps(s string, tag tagInfo) ([]Dep, error) {
 	var deps []Dep

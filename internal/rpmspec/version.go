@@ -157,3 +157,37 @@ func run(s string, class func(byte) bool) string {
 	}
 	return s[:i]
 }
+
+// CompareEVR orders two [epoch:]version[-release] by rpm's rules; a missing
+// epoch is 0, a missing release comes before any. The result is -1, 0 or 1.
+func CompareEVR(a, b string) int { return compareEVR(splitEVR(a), splitEVR(b)) }
+
+// Overlap reports whether two versioned dependencies on one capability have a
+// version in common, as rpm does to match Requires, Conflicts and Obsoletes with
+// Provides. A comparison is as in [Term]; an empty one stands for any version. A
+// version is [epoch:]version[-release]; a missing epoch is 0, and "= 1" without
+// a release holds every release of 1.
+func Overlap(cmpA, versionA, cmpB, versionB string) bool {
+	if cmpA == "" || cmpB == "" {
+		return true
+	}
+	a, b := splitEVR(versionA), splitEVR(versionB)
+	var open string // of the one that has no release, where the other has one
+	if a.release == "" || b.release == "" {
+		switch {
+		case a.release != "":
+			open = cmpB
+		case b.release != "":
+			open = cmpA
+		}
+		a.hasRelease, b.hasRelease = false, false
+	}
+	has := strings.Contains
+	switch order := compareEVR(a, b); {
+	case order < 0:
+		return has(cmpA, ">") || has(cmpB, "<")
+	case order > 0:
+		return has(cmpA, "<") || has(cmpB, ">")
+	}
+	return has(open, "=") || has(cmpA, "=") && has(cmpB, "=") || has(cmpA, "<") && has(cmpB, "<") || has(cmpA, ">") && has(cmpB, ">")
+}

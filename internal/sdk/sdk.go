@@ -191,6 +191,23 @@ func Ensure(ctx context.Context, ws *workspace.Workspace, opt Options) (*Image, 
 	return img, record(path, lock, img, opt)
 }
 
+// Pinned gives the digest of the SDK that slipway.lock has, without the SDK being
+// there; "" where the lock does not fit the workspace, or has none.
+func Pinned(ws *workspace.Workspace) (string, error) {
+	lock, err := ReadLock(filepath.Join(ws.Root, LockFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil || lock.stale(ws.SDK) != "" {
+		return "", err
+	}
+	key, err := Key(ws, lock)
+	if err != nil || key != lock.Key {
+		return "", err
+	}
+	return lock.Digest, nil
+}
+
 // record writes the digest of an image to the lock. A digest that the same
 // inputs had another time must come again.
 func record(path string, lock *Lock, img *Image, opt Options) error {

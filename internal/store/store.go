@@ -1,13 +1,17 @@
 // Package store keeps what builds made. It is an OCI image layout
 // (https://github.com/opencontainers/image-spec/blob/main/image-layout.md): a
-// result is an OCI artifact manifest whose layers are the files of the result,
-// and the folder keys/ maps the key of a target to the digest of its manifest.
+// result is an OCI artifact manifest whose config is the target's inputs, in
+// their canonical form, and whose layers are the files of the result and what is
+// attached to it. The SHA-256 of the inputs is the key of the target, so a
+// manifest proves by itself which key it answers. A bbolt index leads from keys
+// to manifests; it can be made anew from them.
 //
 // Everything is written to a temporary name, synced and renamed, so several
 // processes may use one store and a crash leaves no half entry behind.
 package store
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -15,9 +19,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -25,18 +31,28 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.etcd.io/bbolt"
 )
 
-// ArtifactType is the artifactType of a result's manifest.
-const ArtifactType = "application/vnd.slipway.result.v1"
+// Media types of a result's manifest.
+const (
+	ArtifactType = "application/vnd.slipway.result.v1"      // of the manifest
+	MediaInputs  = "application/vnd.slipway.inputs.v1+json" // config: what the target was made from
+	MediaFile    = "application/octet-stream"               // layer: a file of the result
+)
 
 // Annotations on the manifest of a result.
 const (
-	AnnotationKey    = "dev.slipway.key"    // key of the target, 64 hex digits
-	AnnotationTarget = "dev.slipway.target" // name of the target, "packages/glibc"
+	AnnotationKey    = "dev.slipway.key"          // key of the target, 64 hex digits
+	AnnotationTarget = "dev.slipway.target"       // name of the target, "packages/glibc"
+	AnnotationArch   = "dev.slipway.arch"         // "x86_64"
+	AnnotationWall   = "dev.slipway.wall-seconds" // how long its sandbox took
+	AnnotationCPU    = "dev.slipway.cpu-seconds"  // user and system time of its sandbox
+	AnnotationMemory = "dev.slipway.memory-bytes" // peak of its sandbox
 )
 
-const fileMediaType = "application/octet-stream"
+// maxManifest bounds the size of manifests.
+const maxManifest = 4 << 20
 
 // ErrCorrupt says that an entry does not hold what its digest promises. Such an
 // entry is dropped, so that the next build makes it again.
@@ -44,7 +60,8 @@ var ErrCorrupt = errors.New("corrupt store entry")
 
 // Store is an open store.
 type Store struct {
-	dir string
+	dir   string
+	index index
 }
 
 // File is one file of a result.
@@ -54,13 +71,32 @@ type File struct {
 	Size   int64  // bytes
 }
 
+// Attachment is something small that belongs to a result without being one of
+// its files.
+type Attachment struct {
+	MediaType string
+	Digest    string // "sha256:<hex>"
+	Size      int64  // bytes
+}
+
 // Result is what a target made.
 type Result struct {
-	Key         string            // key it was made from
+	Key         string            // key it was made from: the SHA-256 of its inputs
 	Target      string            // "packages/glibc"
 	Digest      string            // digest of the manifest, "sha256:<hex>"
 	Files       []File            // sorted by Name
+	Attachments []Attachment      // in the order of their media types
 	Annotations map[string]string // further facts, such as the CPU time it took
+}
+
+// Artifact is a result to be stored.
+type Artifact struct {
+	Target      string            // "packages/glibc"
+	Arch        string            // "x86_64"
+	Inputs      []byte            // what it was made from, canonical JSON; the SHA-256 is the key
+	Dir         string            // every regular file below it is a file of the result; they are moved from there
+	Attachments map[string][]byte // by media type
+	History     History           // how its build went; Key is ignored
 }
 
 // keepTemp is longer than any build takes: what is older in tmp was left by a
@@ -69,15 +105,15 @@ const keepTemp = 48 * time.Hour
 
 // Open makes the layout below dir where it is missing.
 func Open(dir string) (*Store, error) {
-	for _, d := range []string{"blobs/sha256", "keys", "tmp"} {
+	for _, d := range []string{"blobs/sha256", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return nil, fmt.Errorf("open store: %w", err)
 		}
 	}
-	s := &Store{dir: dir}
+	s := &Store{dir: dir, index: index{dir: dir}}
 	for name, content := range map[string]string{
 		ocispec.ImageLayoutFile: `{"imageLayoutVersion":"1.0.0"}`,
-		"index.json":            `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`,
+		ocispec.ImageIndexFile:  `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`,
 	} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
 			continue
@@ -85,6 +121,9 @@ func Open(dir string) (*Store, error) {
 		if err := s.write(filepath.Join(dir, name), []byte(content)); err != nil {
 			return nil, fmt.Errorf("open store: %w", err)
 		}
+	}
+	if err := s.index.create(); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
 	}
 	left, err := os.ReadDir(filepath.Join(dir, "tmp"))
 	if err != nil {
@@ -106,32 +145,159 @@ func (s *Store) Path(d string) string {
 	return filepath.Join(s.dir, "blobs", "sha256", strings.TrimPrefix(d, "sha256:"))
 }
 
+// Session runs f, during which look-ups are cheap: the index stays open. Other
+// processes can store nothing meanwhile.
+func (s *Store) Session(f func() error) error {
+	if err := s.index.begin(); err != nil {
+		if err := s.index.read(func(*bbolt.Tx) error { return nil }); err != nil { // mends it
+			return err
+		}
+		if err := s.index.begin(); err != nil {
+			return err
+		}
+	}
+	return errors.Join(f(), s.index.end())
+}
+
+// Has tells whether the index leads from a key to this manifest. It reads no
+// file of the result.
+func (s *Store) Has(key, manifest string) bool {
+	ok := false
+	err := s.index.read(func(tx *bbolt.Tx) error {
+		ok = bytes.HasPrefix(tx.Bucket(bucketResults).Get([]byte(key)), []byte(`{"digest":"`+manifest+`"`))
+		return nil
+	})
+	return err == nil && ok
+}
+
 // Get finds the result of a key. It reports false where there is none, or where
-// the entry is incomplete: the manifest is verified by digest, the files by size.
-// A wrong entry is dropped.
+// the entry is incomplete or damaged; such an entry is dropped. The manifest is
+// verified by its digest and the key. A file that is not as it was when its
+// digest was last checked (inode, size, modification time) is read and checked
+// again. Files of results that came from the team cache may be missing, see
+// Missing.
 func (s *Store) Get(key string) (*Result, bool, error) {
-	ref, err := os.ReadFile(s.keyPath(key))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, false, nil
+	var e entry
+	ok := false
+	err := s.index.read(func(tx *bbolt.Tx) error {
+		ok = getJSON(tx, bucketResults, key, &e)
+		return nil
+	})
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	r, err := s.load(e.Digest)
+	if err == nil && r.Key != key {
+		err = fmt.Errorf("%w: entry of key %s leads to key %s", ErrCorrupt, key, r.Key)
+	}
+	if err == nil {
+		old := slices.Clone(e.Sigs)
+		if err = s.check(r, &e); err == nil {
+			if now := time.Now().Unix(); now-e.Used > int64((24*time.Hour).Seconds()) || !slices.Equal(old, e.Sigs) {
+				e.Used = now
+				err = s.index.write(func(tx *bbolt.Tx) error { return putJSON(tx, bucketResults, key, e) })
+			}
+		}
+	}
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, fs.ErrNotExist) {
+		return nil, false, s.Drop(key)
 	}
 	if err != nil {
 		return nil, false, fmt.Errorf("read store: %w", err)
 	}
-	r, err := s.load(strings.TrimSpace(string(ref)))
-	if err == nil && r.Key != key {
-		err = fmt.Errorf("%w: entry of key %s names key %s", ErrCorrupt, key, r.Key)
-	}
-	if errors.Is(err, ErrCorrupt) || errors.Is(err, fs.ErrNotExist) {
-		return nil, false, os.Remove(s.keyPath(key))
-	}
-	if err != nil {
-		return nil, false, err
-	}
 	return r, true, nil
 }
 
-func (s *Store) load(manifestDigest string) (*Result, error) {
-	d, err := digest.Parse(manifestDigest)
+// Drop forgets the result of a key; what only it had goes with the next Prune.
+func (s *Store) Drop(key string) error {
+	return s.index.write(func(tx *bbolt.Tx) error { return tx.Bucket(bucketResults).Delete([]byte(key)) })
+}
+
+// check compares the files of a result with what the entry knows of them.
+func (s *Store) check(r *Result, e *entry) error {
+	if len(e.Sigs) != len(r.Files) {
+		e.Sigs = make([]string, len(r.Files))
+	}
+	for i, f := range r.Files {
+		now, err := signature(s.Path(f.Digest))
+		if errors.Is(err, fs.ErrNotExist) && e.Lazy {
+			e.Sigs[i] = ""
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if now == e.Sigs[i] {
+			continue
+		}
+		if err := s.verifyBlob(f.Digest, f.Size); err != nil {
+			return fmt.Errorf("%s of %s: %w", f.Name, r.Target, err)
+		}
+		e.Sigs[i] = now
+	}
+	return nil
+}
+
+// signature stands for the state of a file: it changes with every write. Changes
+// of links to it do not matter.
+func signature(path string) (string, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return "", err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%w: %s is not a regular file", ErrCorrupt, path)
+	}
+	return strconv.FormatUint(st.Ino, 16) + "." + strconv.FormatInt(st.Size, 16) + "." + strconv.FormatInt(info.ModTime().UnixNano(), 16), nil
+}
+
+// verifyBlob reads a blob. If it is damaged, it is removed and the error is an
+// ErrCorrupt.
+func (s *Store) verifyBlob(d string, size int64) error {
+	f, err := os.Open(s.Path(d))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, f)
+	if err != nil {
+		return err
+	}
+	if got := "sha256:" + hex.EncodeToString(h.Sum(nil)); n != size || got != d {
+		_ = os.Remove(s.Path(d))
+		return fmt.Errorf("%w: %s has %d bytes with digest %s instead of %d bytes", ErrCorrupt, d, n, got, size)
+	}
+	return nil
+}
+
+// Verify reads files of a result. If one is damaged or missing, the result is
+// dropped, and the error names the file and wraps ErrCorrupt or fs.ErrNotExist.
+func (s *Store) Verify(r *Result, files []File) error {
+	for _, f := range files {
+		err := s.verifyBlob(f.Digest, f.Size)
+		if errors.Is(err, ErrCorrupt) || errors.Is(err, fs.ErrNotExist) {
+			return errors.Join(fmt.Errorf("%s of %s: %w", f.Name, r.Target, err), s.Drop(r.Key))
+		}
+		if err != nil {
+			return fmt.Errorf("verify %s: %w", r.Target, err)
+		}
+	}
+	return nil
+}
+
+// Missing are the files of a result that are not here but in the team cache.
+func (s *Store) Missing(r *Result) []File {
+	return slices.DeleteFunc(slices.Clone(r.Files), func(f File) bool {
+		_, err := os.Stat(s.Path(f.Digest))
+		return err == nil
+	})
+}
+
+// load reads and verifies a manifest.
+func (s *Store) load(manifest string) (*Result, error) {
+	d, err := digest.Parse(manifest)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
@@ -139,138 +305,258 @@ func (s *Store) load(manifestDigest string) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if digest.FromBytes(raw) != d {
+	r, err := parse(d.String(), raw)
+	if errors.Is(err, ErrCorrupt) {
 		_ = os.Remove(s.Path(d.String()))
-		return nil, fmt.Errorf("%w: manifest %s", ErrCorrupt, d)
+	}
+	return r, err
+}
+
+// parse reads a manifest and holds it to its digest.
+func parse(manifest string, raw []byte) (*Result, error) {
+	if digest.FromBytes(raw).String() != manifest {
+		return nil, fmt.Errorf("%w: manifest %s", ErrCorrupt, manifest)
 	}
 	var m ocispec.Manifest
 	if err := json.Unmarshal(raw, &m); err != nil {
-		return nil, fmt.Errorf("%w: manifest %s: %w", ErrCorrupt, d, err)
+		return nil, fmt.Errorf("%w: manifest %s: %w", ErrCorrupt, manifest, err)
 	}
-	r := &Result{Key: m.Annotations[AnnotationKey], Target: m.Annotations[AnnotationTarget], Digest: d.String(), Annotations: m.Annotations}
+	if m.ArtifactType != ArtifactType || m.Config.MediaType != MediaInputs || m.Config.Digest.Validate() != nil {
+		return nil, fmt.Errorf("%w: manifest %s is not that of a result", ErrCorrupt, manifest)
+	}
+	r := &Result{Key: m.Config.Digest.Encoded(), Target: m.Annotations[AnnotationTarget], Digest: manifest, Annotations: m.Annotations}
 	for _, l := range m.Layers {
-		f := File{Name: l.Annotations[ocispec.AnnotationTitle], Digest: l.Digest.String(), Size: l.Size}
-		st, err := os.Stat(s.Path(f.Digest))
-		if err != nil {
-			return nil, err
+		if l.Digest.Validate() != nil || l.Digest.Algorithm() != digest.SHA256 {
+			return nil, fmt.Errorf("%w: manifest %s: digest %q", ErrCorrupt, manifest, l.Digest)
 		}
-		if st.Size() != f.Size {
-			_ = os.Remove(s.Path(f.Digest))
-			return nil, fmt.Errorf("%w: %s of %s has %d bytes instead of %d", ErrCorrupt, f.Name, r.Target, st.Size(), f.Size)
+		if l.MediaType != MediaFile {
+			r.Attachments = append(r.Attachments, Attachment{MediaType: l.MediaType, Digest: l.Digest.String(), Size: l.Size})
+			continue
+		}
+		f := File{Name: l.Annotations[ocispec.AnnotationTitle], Digest: l.Digest.String(), Size: l.Size}
+		if !fs.ValidPath(f.Name) || f.Name == "." {
+			return nil, fmt.Errorf("%w: manifest %s: file name %q", ErrCorrupt, manifest, f.Name)
 		}
 		r.Files = append(r.Files, f)
 	}
 	return r, nil
 }
 
-// Put takes every regular file below dir into the store (the files are moved
-// where they lie on the same file system) and records them as the result of key.
-func (s *Store) Put(key, target, dir string, annotations map[string]string) (*Result, error) {
-	r := &Result{Key: key, Target: target, Annotations: map[string]string{}}
-	for k, v := range annotations {
-		r.Annotations[k] = v
+// Attached reads an attachment of a result; nil where it has none of that type.
+func (s *Store) Attached(r *Result, mediaType string) ([]byte, error) {
+	for _, a := range r.Attachments {
+		if a.MediaType == mediaType {
+			return s.read(a.Digest)
+		}
 	}
-	r.Annotations[AnnotationKey], r.Annotations[AnnotationTarget] = key, target
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+	return nil, nil
+}
+
+// Made reads what the result of a key was made from, and an attachment of it, even
+// if the result's files are gone; nil where nothing is left of it.
+func (s *Store) Made(key, mediaType string) (inputs, attached []byte, err error) {
+	inputs, err = s.read("sha256:" + key)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	var e entry
+	err = s.index.read(func(tx *bbolt.Tx) error {
+		getJSON(tx, bucketResults, key, &e)
+		return nil
+	})
+	if err != nil || e.Digest == "" {
+		return inputs, nil, err
+	}
+	if r, err := s.load(e.Digest); err == nil {
+		attached, _ = s.Attached(r, mediaType)
+	}
+	return inputs, attached, nil
+}
+
+// Inputs reads what a result was made from.
+func (s *Store) Inputs(r *Result) ([]byte, error) { return s.read("sha256:" + r.Key) }
+
+// Manifest reads the manifest of a result.
+func (s *Store) Manifest(r *Result) ([]byte, error) { return s.read(r.Digest) }
+
+// read gives the verified content of a small blob.
+func (s *Store) read(d string) ([]byte, error) {
+	raw, err := os.ReadFile(s.Path(d))
+	if err != nil {
+		return nil, err
+	}
+	if digest.FromBytes(raw).String() != d {
+		_ = os.Remove(s.Path(d))
+		return nil, fmt.Errorf("%w: %s", ErrCorrupt, d)
+	}
+	return raw, nil
+}
+
+// Put stores a result.
+func (s *Store) Put(a Artifact) (*Result, error) {
+	r, err := s.put(a)
+	if err != nil {
+		return nil, fmt.Errorf("store result of %s: %w", a.Target, err)
+	}
+	return r, nil
+}
+
+func (s *Store) put(a Artifact) (*Result, error) {
+	m := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: ArtifactType,
+		Annotations: map[string]string{
+			AnnotationTarget: a.Target, AnnotationArch: a.Arch,
+			AnnotationWall: strconv.FormatFloat(a.History.Wall, 'f', 1, 64), AnnotationCPU: strconv.FormatFloat(a.History.CPU, 'f', 1, 64),
+			AnnotationMemory: strconv.FormatInt(a.History.Memory, 10),
+		},
+	}
+	inputs, err := s.addBytes(a.Inputs)
+	if err != nil {
+		return nil, err
+	}
+	m.Config = ocispec.Descriptor{MediaType: MediaInputs, Digest: digest.Digest(inputs), Size: int64(len(a.Inputs))}
+	m.Annotations[AnnotationKey] = m.Config.Digest.Encoded()
+	err = filepath.WalkDir(a.Dir, func(path string, e fs.DirEntry, err error) error { // in the order of names
 		if err != nil || e.IsDir() {
 			return err
 		}
 		if !e.Type().IsRegular() {
 			return fmt.Errorf("%s is not a regular file", path)
 		}
-		rel, err := filepath.Rel(dir, path)
+		rel, err := filepath.Rel(a.Dir, path)
 		if err != nil {
 			return err
 		}
-		f, err := s.add(path)
-		f.Name = filepath.ToSlash(rel)
-		r.Files = append(r.Files, f)
+		d, n, err := s.add(path)
+		m.Layers = append(m.Layers, ocispec.Descriptor{
+			MediaType: MediaFile, Digest: digest.Digest(d), Size: n, Annotations: map[string]string{ocispec.AnnotationTitle: filepath.ToSlash(rel)},
+		})
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("store result of %s: %w", target, err)
+		return nil, err
 	}
-	slices.SortFunc(r.Files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
-
-	m := ocispec.Manifest{
-		Versioned:    specs.Versioned{SchemaVersion: 2},
-		MediaType:    ocispec.MediaTypeImageManifest,
-		ArtifactType: ArtifactType,
-		Config:       ocispec.DescriptorEmptyJSON,
-		Annotations:  r.Annotations,
-	}
-	m.Config.Data = nil
-	for _, f := range r.Files {
-		m.Layers = append(m.Layers, ocispec.Descriptor{
-			MediaType: fileMediaType, Digest: digest.Digest(f.Digest), Size: f.Size,
-			Annotations: map[string]string{ocispec.AnnotationTitle: f.Name},
-		})
-	}
-	if err := s.write(s.Path(ocispec.DescriptorEmptyJSON.Digest.String()), ocispec.DescriptorEmptyJSON.Data); err != nil {
-		return nil, fmt.Errorf("store result of %s: %w", target, err)
+	slices.SortFunc(m.Layers, func(a, b ocispec.Descriptor) int {
+		return strings.Compare(a.Annotations[ocispec.AnnotationTitle], b.Annotations[ocispec.AnnotationTitle])
+	})
+	for _, mediaType := range slices.Sorted(maps.Keys(a.Attachments)) {
+		d, err := s.addBytes(a.Attachments[mediaType])
+		if err != nil {
+			return nil, err
+		}
+		m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: mediaType, Digest: digest.Digest(d), Size: int64(len(a.Attachments[mediaType]))})
 	}
 	raw, err := json.Marshal(m)
 	if err != nil {
-		return nil, fmt.Errorf("store result of %s: %w", target, err)
+		return nil, err
 	}
-	r.Digest = digest.FromBytes(raw).String()
-	if err := s.write(s.Path(r.Digest), raw); err != nil {
-		return nil, fmt.Errorf("store result of %s: %w", target, err)
-	}
-	if err := s.write(s.keyPath(key), []byte(r.Digest+"\n")); err != nil {
-		return nil, fmt.Errorf("store result of %s: %w", target, err)
-	}
-	return r, nil
+	r, err := s.register(raw, false, func(tx *bbolt.Tx) error {
+		a.History.Key = m.Config.Digest.Encoded()
+		return putJSON(tx, bucketHistory, a.Arch+"\x00"+a.Target, a.History)
+	})
+	return r, err
 }
 
-func (s *Store) keyPath(key string) string { return filepath.Join(s.dir, "keys", key) }
+// Adopt records a result of which the manifest is at hand, but not necessarily
+// the files: they lie in the team cache, and are brought by AddBlob when needed.
+func (s *Store) Adopt(manifest []byte) (*Result, error) { return s.register(manifest, true, nil) }
 
-// add hashes a file and moves it to its blob's place.
-func (s *Store) add(path string) (File, error) {
+// register writes a manifest and leads its key to it.
+func (s *Store) register(manifest []byte, lazy bool, also func(*bbolt.Tx) error) (*Result, error) {
+	d, err := s.addBytes(manifest)
+	if err != nil {
+		return nil, err
+	}
+	r, err := parse(d, manifest)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now().Unix()
+	e := entry{Digest: d, Target: r.Target, Made: now, Used: now, Lazy: lazy, Sigs: make([]string, len(r.Files))}
+	if !lazy {
+		for i, f := range r.Files {
+			if e.Sigs[i], err = signature(s.Path(f.Digest)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return r, s.index.write(func(tx *bbolt.Tx) error {
+		if also != nil {
+			if err := also(tx); err != nil {
+				return err
+			}
+		}
+		return putJSON(tx, bucketResults, r.Key, e)
+	})
+}
+
+// AddBlob stores what r gives under its digest; other content is an error.
+func (s *Store) AddBlob(d string, r io.Reader) error {
+	t, err := os.CreateTemp(filepath.Join(s.dir, "tmp"), "write-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(t.Name())
+	h := sha256.New()
+	_, err = io.Copy(io.MultiWriter(t, h), r)
+	if err = errors.Join(err, t.Chmod(0o444), t.Sync(), t.Close()); err != nil {
+		return err
+	}
+	if got := "sha256:" + hex.EncodeToString(h.Sum(nil)); got != d {
+		return fmt.Errorf("%w: content of digest %s instead of %s", ErrCorrupt, got, d)
+	}
+	return os.Rename(t.Name(), s.Path(d))
+}
+
+// add hashes a file and moves it to its blob's place, unless that has it already.
+func (s *Store) add(path string) (d string, size int64, err error) {
 	in, err := os.Open(path)
 	if err != nil {
-		return File{}, err
+		return "", 0, err
 	}
 	defer in.Close()
 	h := sha256.New()
-	n, err := io.Copy(h, in)
-	if err != nil {
-		return File{}, err
+	if size, err = io.Copy(h, in); err != nil {
+		return "", 0, err
 	}
-	f := File{Digest: "sha256:" + hex.EncodeToString(h.Sum(nil)), Size: n}
-	if st, err := os.Stat(s.Path(f.Digest)); err == nil && st.Size() == n {
-		return f, nil
+	d = "sha256:" + hex.EncodeToString(h.Sum(nil))
+	if err := s.verifyBlob(d, size); err == nil {
+		return d, size, nil
 	}
 	if err := in.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) {
-		return File{}, err
+		return "", 0, err
 	}
 	if err := os.Chmod(path, 0o444); err != nil {
-		return File{}, err
+		return "", 0, err
 	}
-	err = os.Rename(path, s.Path(f.Digest))
+	err = os.Rename(path, s.Path(d))
 	if !errors.Is(err, syscall.EXDEV) {
-		return f, err
+		return d, size, err
 	}
 	if _, err := in.Seek(0, io.SeekStart); err != nil {
-		return File{}, err
+		return "", 0, err
 	}
-	return f, s.writeFrom(s.Path(f.Digest), in)
+	return d, size, s.AddBlob(d, in)
+}
+
+func (s *Store) addBytes(data []byte) (string, error) {
+	d := digest.FromBytes(data).String()
+	return d, s.write(s.Path(d), data)
 }
 
 func (s *Store) write(path string, data []byte) error {
 	if old, err := os.ReadFile(path); err == nil && string(old) == string(data) {
 		return nil
 	}
-	return s.writeFrom(path, strings.NewReader(string(data)))
-}
-
-func (s *Store) writeFrom(path string, r io.Reader) error {
 	t, err := os.CreateTemp(filepath.Join(s.dir, "tmp"), "write-")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(t.Name())
-	_, err = io.Copy(t, r)
+	_, err = t.Write(data)
 	if err = errors.Join(err, t.Chmod(0o444), t.Sync(), t.Close()); err != nil {
 		return err
 	}

@@ -1,16 +1,23 @@
 package store
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+	"go.etcd.io/bbolt"
 )
 
-func put(t *testing.T, s *Store, key string, files map[string]string) *Result {
+// put stores a result whose inputs are a text.
+func put(t *testing.T, s *Store, inputs string, files map[string]string) *Result {
 	t.Helper()
 	dir := t.TempDir()
 	for name, content := range files {
@@ -22,12 +29,17 @@ func put(t *testing.T, s *Store, key string, files map[string]string) *Result {
 			t.Fatal(err)
 		}
 	}
-	r, err := s.Put(key, "packages/a", dir, map[string]string{"dev.slipway.cpu": "1.5"})
+	r, err := s.Put(Artifact{
+		Target: "packages/a", Arch: "x86_64", Inputs: []byte(inputs), Dir: dir,
+		Attachments: map[string][]byte{"text/x-note": []byte("note on " + inputs)}, History: History{Wall: 2, CPU: 1.5, Memory: 1 << 20},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return r
 }
+
+func keyOf(inputs string) string { return digest.FromString(inputs).Encoded() }
 
 func open(t *testing.T) *Store {
 	t.Helper()
@@ -38,67 +50,392 @@ func open(t *testing.T) *Store {
 	return s
 }
 
-var key = strings.Repeat("a", 64)
+func get(t *testing.T, s *Store, key string) *Result {
+	t.Helper()
+	r, ok, err := s.Get(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !ok {
+		return nil
+	}
+	return r
+}
 
 func TestPutGet(t *testing.T) {
 	s := open(t)
-	if _, ok, err := s.Get(key); ok || err != nil {
-		t.Fatalf("empty store: ok=%v err=%v", ok, err)
+	if get(t, s, keyOf("in")) != nil {
+		t.Fatal("an empty store has a result")
 	}
-	want := put(t, s, key, map[string]string{"a.rpm": "one", "x/b.rpm": "two"})
+	want := put(t, s, "in", map[string]string{"a.rpm": "one", "x/b.rpm": "two"})
+	if want.Key != keyOf("in") {
+		t.Errorf("key %s is not the digest of the inputs", want.Key)
+	}
 	// a second handle sees what the first wrote
 	s2, err := Open(s.Dir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, ok, err := s2.Get(key)
-	if err != nil || !ok {
-		t.Fatalf("ok=%v err=%v", ok, err)
-	}
+	got := get(t, s2, keyOf("in"))
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
+	names := []string{got.Files[0].Name, got.Files[1].Name}
+	if diff := cmp.Diff([]string{"a.rpm", "x/b.rpm"}, names); diff != "" {
+		t.Error(diff)
+	}
+	if note, err := s2.Attached(got, "text/x-note"); err != nil || string(note) != "note on in" {
+		t.Errorf("attachment %q, %v", note, err)
+	}
+	if none, err := s2.Attached(got, "text/x-other"); err != nil || none != nil {
+		t.Errorf("attachment that is not there: %q, %v", none, err)
+	}
+	if in, err := s2.Inputs(got); err != nil || string(in) != "in" {
+		t.Errorf("inputs %q, %v", in, err)
+	}
+	if h, ok := s2.History("x86_64", "packages/a"); !ok || h != (History{Key: want.Key, Wall: 2, CPU: 1.5, Memory: 1 << 20}) {
+		t.Errorf("history %v, %v", h, ok)
+	}
+	if _, ok := s2.History("aarch64", "packages/a"); ok {
+		t.Error("history of another architecture")
+	}
+	if !s2.Has(want.Key, want.Digest) || s2.Has(want.Key, "sha256:x") || s2.Has(keyOf("other"), want.Digest) {
+		t.Error("Has is wrong")
+	}
 	// the same content gives the same result
-	again := put(t, s, key, map[string]string{"a.rpm": "one", "x/b.rpm": "two"})
-	if again.Digest != want.Digest {
+	if again := put(t, s, "in", map[string]string{"a.rpm": "one", "x/b.rpm": "two"}); again.Digest != want.Digest {
 		t.Errorf("digest changed: %s, %s", want.Digest, again.Digest)
 	}
 }
 
+// rewrite changes a file in place, as an accident would.
+func rewrite(path, content string) error {
+	return errors.Join(os.Chmod(path, 0o644), os.WriteFile(path, []byte(content), 0o644))
+}
+
 func TestGetDropsBrokenEntries(t *testing.T) {
 	for name, spoil := range map[string]func(s *Store, r *Result) error{
-		"missing file":     func(s *Store, r *Result) error { return os.Remove(s.Path(r.Files[0].Digest)) },
-		"truncated file":   func(s *Store, r *Result) error { return os.Truncate(s.Path(r.Files[0].Digest), 1) },
-		"missing manifest": func(s *Store, r *Result) error { return os.Remove(s.Path(r.Digest)) },
-		"changed manifest": func(s *Store, r *Result) error { return os.Truncate(s.Path(r.Digest), 10) },
-		"broken reference": func(s *Store, _ *Result) error {
-			if err := os.Remove(s.keyPath(key)); err != nil {
+		"missing file":   func(s *Store, r *Result) error { return os.Remove(s.Path(r.Files[0].Digest)) },
+		"truncated file": func(s *Store, r *Result) error { return os.Truncate(s.Path(r.Files[0].Digest), 1) },
+		"changed file":   func(s *Store, r *Result) error { return rewrite(s.Path(r.Files[0].Digest), "two") },
+		"file is a folder": func(s *Store, r *Result) error {
+			return errors.Join(os.Remove(s.Path(r.Files[0].Digest)), os.Mkdir(s.Path(r.Files[0].Digest), 0o755))
+		},
+		"missing manifest":  func(s *Store, r *Result) error { return os.Remove(s.Path(r.Digest)) },
+		"changed manifest":  func(s *Store, r *Result) error { return os.Truncate(s.Path(r.Digest), 10) },
+		"manifest of other": func(s *Store, r *Result) error { return spoilEntry(s, r.Key, put(t, s, "other", nil).Digest) },
+		"no digest":         func(s *Store, r *Result) error { return spoilEntry(s, r.Key, "sha2") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			r := put(t, s, "in", map[string]string{"a.rpm": "one"})
+			if err := spoil(s, r); err != nil {
+				t.Fatal(err)
+			}
+			if get(t, s, r.Key) != nil {
+				t.Fatal("a broken entry is used")
+			}
+			if s.Has(r.Key, r.Digest) {
+				t.Error("the entry was not dropped")
+			}
+			if name == "file is a folder" {
+				if err := os.Remove(s.Path(r.Files[0].Digest)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// it can be made again, and has the right content then
+			again := put(t, s, "in", map[string]string{"a.rpm": "one"})
+			if get(t, s, r.Key) == nil {
+				t.Fatal("it cannot be made again")
+			}
+			if err := s.Verify(again, again.Files); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func spoilEntry(s *Store, key, manifest string) error {
+	return s.index.write(func(tx *bbolt.Tx) error { return putJSON(tx, bucketResults, key, entry{Digest: manifest}) })
+}
+
+// A blob whose content was lost without any trace in its inode is found when it
+// is read, and when it would be stored again.
+func TestSilentDamage(t *testing.T) {
+	s := open(t)
+	r := put(t, s, "in", map[string]string{"a.rpm": "one"})
+	path := s.Path(r.Files[0].Digest)
+	st, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spoil := func() {
+		t.Helper()
+		if err := errors.Join(rewrite(path, "eno"), os.Chtimes(path, st.ModTime(), st.ModTime())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spoil()
+	if get(t, s, r.Key) == nil {
+		t.Fatal("the test does not do what it says")
+	}
+	if err := s.Verify(r, r.Files); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "a.rpm of packages/a") {
+		t.Errorf("err=%v", err)
+	}
+	if get(t, s, r.Key) != nil {
+		t.Error("it was not dropped")
+	}
+	r = put(t, s, "in", map[string]string{"a.rpm": "one"})
+	if st, err = os.Stat(path); err != nil {
+		t.Fatal(err)
+	}
+	spoil()
+	put(t, s, "in2", map[string]string{"a.rpm": "one"})
+	if raw, err := os.ReadFile(path); err != nil || string(raw) != "one" {
+		t.Errorf("stored over damaged content: %q, %v", raw, err)
+	}
+	if n, bad, err := s.VerifyAll(context.Background()); n != 2 || bad != nil || err != nil {
+		t.Errorf("%d checked, damaged: %v, %v", n, bad, err)
+	}
+	spoil()
+	n, bad, err := s.VerifyAll(context.Background())
+	if n != 2 || len(bad) != 2 || err != nil || !errors.Is(errors.Join(bad[0].Err, bad[1].Err), ErrCorrupt) {
+		t.Errorf("%d checked, damaged: %v, %v", n, bad, err)
+	}
+	if get(t, s, r.Key) != nil {
+		t.Error("VerifyAll did not drop it")
+	}
+}
+
+// A lost or damaged index comes back from the manifests.
+func TestIndexIsMadeAnew(t *testing.T) {
+	for name, spoil := range map[string]func(path string) error{
+		"removed":   os.Remove,
+		"no bbolt":  func(path string) error { return os.WriteFile(path, []byte(strings.Repeat("x", 40_000)), 0o644) },
+		"empty":     func(path string) error { return os.Truncate(path, 0) },
+		"truncated": func(path string) error { return os.Truncate(path, 9000) },
+		"zeroed pages": func(path string) error {
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err != nil {
 				return err
 			}
-			return os.WriteFile(s.keyPath(key), []byte("sha2"), 0o644)
-		},
-		"reference to another key": func(s *Store, r *Result) error {
-			other := strings.Repeat("b", 64)
-			return os.Rename(s.keyPath(key), s.keyPath(other))
+			_, err = f.WriteAt(make([]byte, 20_000), 8192)
+			return errors.Join(err, f.Close())
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)
-			r := put(t, s, key, map[string]string{"a.rpm": "one"})
-			if err := spoil(s, r); err != nil {
+			var want []*Result
+			for i := range 30 {
+				want = append(want, put(t, s, fmt.Sprint("in", i), map[string]string{"a.rpm": fmt.Sprint(i)}))
+			}
+			if err := spoil(filepath.Join(s.Dir(), indexFile)); err != nil {
 				t.Fatal(err)
 			}
-			for _, k := range []string{key, strings.Repeat("b", 64)} {
-				if _, ok, err := s.Get(k); ok || err != nil {
-					t.Fatalf("ok=%v err=%v", ok, err)
+			for _, w := range want {
+				var got *Result
+				err := s.Session(func() error {
+					got = get(t, s, w.Key)
+					return nil
+				})
+				if diff := cmp.Diff(w, got); diff != "" || err != nil {
+					t.Fatal(diff, err)
 				}
 			}
-			// it can be made again
-			put(t, s, key, map[string]string{"a.rpm": "one"})
-			if _, ok, err := s.Get(key); !ok || err != nil {
-				t.Fatalf("after making it again: ok=%v err=%v", ok, err)
+			put(t, s, "new", nil)
+		})
+	}
+}
+
+func TestSessions(t *testing.T) {
+	s := open(t)
+	r := put(t, s, "in", map[string]string{"a.rpm": "one"})
+	broken := put(t, s, "broken", map[string]string{"b.rpm": "two"})
+	if err := rewrite(s.Path(broken.Files[0].Digest), "x"); err != nil {
+		t.Fatal(err)
+	}
+	err := s.Session(func() error {
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				if get(t, s, r.Key) == nil {
+					t.Error("not found")
+				}
+			})
+		}
+		wg.Wait()
+		if get(t, s, broken.Key) != nil {
+			t.Error("a broken entry is used")
+		}
+		return errors.New("mine")
+	})
+	if err == nil || err.Error() != "mine" {
+		t.Errorf("err=%v", err)
+	}
+	if s.Has(broken.Key, broken.Digest) {
+		t.Error("what was written in a session is lost")
+	}
+}
+
+// Several stores on one folder stand for several processes: bbolt locks files,
+// not processes.
+func TestManyAtOnce(t *testing.T) {
+	s := open(t)
+	var wg sync.WaitGroup
+	for n := range 4 {
+		mine, err := Open(s.Dir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			for i := range 10 {
+				r := put(t, mine, fmt.Sprint("in", (n+i)%12), map[string]string{"a.rpm": fmt.Sprint((n + i) % 12)})
+				if get(t, mine, r.Key) == nil {
+					t.Error("not found")
+				}
 			}
 		})
+	}
+	wg.Wait()
+	if list, err := s.List(); err != nil || len(list) != 12 {
+		t.Errorf("%d results, %v", len(list), err)
+	}
+}
+
+func TestAdopt(t *testing.T) {
+	from, s := open(t), open(t)
+	r := put(t, from, "in", map[string]string{"a.rpm": "one", "b.rpm": "two"})
+	manifest, err := from.Manifest(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Adopt(manifest); err != nil {
+		t.Fatal(err)
+	}
+	got := get(t, s, r.Key)
+	if diff := cmp.Diff(r, got); diff != "" {
+		t.Fatal(diff)
+	}
+	if diff := cmp.Diff(r.Files, s.Missing(got)); diff != "" {
+		t.Error(diff)
+	}
+	if err := s.AddBlob(r.Files[0].Digest, strings.NewReader("something else")); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("wrong content: %v", err)
+	}
+	if err := s.AddBlob(r.Files[0].Digest, strings.NewReader("one")); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(r.Files[1:], s.Missing(get(t, s, r.Key))); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := s.Adopt([]byte(`{"artifactType":"x"}`)); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a manifest of something else: %v", err)
+	}
+	evil := strings.Replace(string(manifest), `"a.rpm"`, `"../../a"`, 1)
+	if _, err := s.Adopt([]byte(evil)); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a name that leads out: %v", err)
+	}
+}
+
+func TestLast(t *testing.T) {
+	s := open(t)
+	if got := s.Last("/ws", "x86_64", "packages/a"); got != "" {
+		t.Errorf("last of an empty store: %q", got)
+	}
+	if err := s.SetLast("/ws", "x86_64", map[string]string{"packages/a": "k1", "packages/b": "k2"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetLast("/ws", "x86_64", map[string]string{"packages/a": "k3"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range [][4]string{{"/ws", "x86_64", "packages/a", "k3"}, {"/ws", "x86_64", "packages/b", "k2"}, {"/other", "x86_64", "packages/a", ""}, {"/ws", "aarch64", "packages/a", ""}} {
+		if got := s.Last(c[0], c[1], c[2]); got != c[3] {
+			t.Errorf("%v: %q", c, got)
+		}
+	}
+}
+
+func TestPrune(t *testing.T) {
+	kb := strings.Repeat("x", 1000)
+	for name, c := range map[string]struct {
+		opt  PruneOptions
+		want []string // what stays
+	}{
+		"nothing asked":     {PruneOptions{}, []string{"old", "old-reachable", "young"}},
+		"age":               {PruneOptions{OlderThan: 30 * 24 * time.Hour}, []string{"old-reachable", "young"}},
+		"age, reachable":    {PruneOptions{OlderThan: 30 * 24 * time.Hour, Reachable: true}, []string{"young"}},
+		"size":              {PruneOptions{MaxBytes: 2500}, []string{"old-reachable", "young"}},
+		"smaller":           {PruneOptions{MaxBytes: 1500}, []string{"old-reachable"}}, // reachable goes last
+		"everything":        {PruneOptions{MaxBytes: 1}, nil},
+		"age, only looking": {PruneOptions{OlderThan: 30 * 24 * time.Hour, DryRun: true}, []string{"old", "old-reachable", "young"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			then := time.Now().Add(-60 * 24 * time.Hour).Unix()
+			keys := map[string]*Result{}
+			for _, n := range []string{"old", "old-reachable", "young"} {
+				r := put(t, s, n, map[string]string{"f": n[:1] + n[len(n)-1:] + kb})
+				keys[n] = r
+				if n == "young" {
+					continue
+				}
+				err := s.index.write(func(tx *bbolt.Tx) error {
+					var e entry
+					getJSON(tx, bucketResults, r.Key, &e)
+					e.Used = then
+					return putJSON(tx, bucketResults, r.Key, e)
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := s.SetLast(t.TempDir(), "x86_64", map[string]string{"packages/a": keys["old-reachable"].Key}); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.SetLast("/no/such/workspace", "x86_64", map[string]string{"packages/a": keys["old"].Key}); err != nil {
+				t.Fatal(err)
+			}
+			orphan := s.Path(digest.FromString("orphan").String())
+			if err := os.WriteFile(orphan, []byte("orphan"), 0o444); err != nil {
+				t.Fatal(err)
+			}
+			p, err := s.Prune(c.opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var stay []string
+			for _, n := range []string{"old", "old-reachable", "young"} {
+				if get(t, s, keys[n].Key) != nil {
+					stay = append(stay, n)
+				} else if _, err := os.Stat(s.Path(keys[n].Files[0].Digest)); !os.IsNotExist(err) {
+					t.Errorf("the file of %s is still there", n)
+				}
+			}
+			if diff := cmp.Diff(c.want, stay); diff != "" {
+				t.Error(diff)
+			}
+			if _, err := os.Stat(orphan); os.IsNotExist(err) == c.opt.DryRun {
+				t.Errorf("orphan: %v", err)
+			}
+			if gone := int64(len(p.Results)); p.Bytes < gone*1000 || p.Bytes > gone*3000+10 {
+				t.Errorf("%d results, %d bytes", gone, p.Bytes)
+			}
+		})
+	}
+}
+
+func TestPruneWaitsForNobody(t *testing.T) {
+	s := open(t)
+	release, err := s.Use()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Prune(PruneOptions{}); !errors.Is(err, ErrInUse) {
+		t.Errorf("err=%v", err)
+	}
+	release()
+	if _, err := s.Prune(PruneOptions{}); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -108,7 +445,7 @@ func TestPutRefusesSpecialFiles(t *testing.T) {
 	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Put(key, "packages/a", dir, nil); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+	if _, err := s.Put(Artifact{Target: "packages/a", Dir: dir}); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Fatalf("err=%v", err)
 	}
 }
@@ -116,10 +453,10 @@ func TestPutRefusesSpecialFiles(t *testing.T) {
 func TestView(t *testing.T) {
 	s := open(t)
 	dir := filepath.Join(t.TempDir(), "rpms", "a")
-	if err := s.View(put(t, s, key, map[string]string{"a-1.rpm": "one", "old.rpm": "old"}), dir); err != nil {
+	if err := s.View(put(t, s, "in", map[string]string{"a-1.rpm": "one", "old.rpm": "old"}), dir); err != nil {
 		t.Fatal(err)
 	}
-	r := put(t, s, key, map[string]string{"a-1.rpm": "two", "new.rpm": "new"})
+	r := put(t, s, "in2", map[string]string{"a-1.rpm": "two", "new.rpm": "new"})
 	if err := s.View(r, dir); err != nil {
 		t.Fatal(err)
 	}
@@ -162,4 +499,43 @@ func TestOpenTidies(t *testing.T) {
 	if _, err := os.Stat(fresh); err != nil {
 		t.Error(err)
 	}
+}
+
+func BenchmarkHas(b *testing.B) {
+	s, err := Open(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	keys := map[string]string{}
+	err = s.index.write(func(tx *bbolt.Tx) error {
+		for i := range 10_000 {
+			key := keyOf(fmt.Sprint(i))
+			keys[key] = "sha256:" + key
+			if err := putJSON(tx, bucketResults, key, entry{Digest: "sha256:" + key, Target: "packages/a", Sigs: []string{"1.2.3", "4.5.6"}}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	key := keyOf("77")
+	b.Run("alone", func(b *testing.B) {
+		for b.Loop() {
+			if !s.Has(key, keys[key]) {
+				b.Fatal("not found")
+			}
+		}
+	})
+	b.Run("session", func(b *testing.B) {
+		_ = s.Session(func() error {
+			for b.Loop() {
+				if !s.Has(key, keys[key]) {
+					b.Fatal("not found")
+				}
+			}
+			return nil
+		})
+	})
 }

@@ -1,9 +1,12 @@
 package workspace
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"golang.org/x/mod/module"
@@ -31,6 +34,7 @@ var checks = map[string]rule{
 	"url":       sourceURL,
 	"filename":  fileName,
 	"group":     sourceGroup,
+	"size":      func(text string) (msg, hint string) { _, msg, hint = size(text); return msg, hint },
 	"sha256":    digest("SHA-256", 64),
 	"sha512":    digest("SHA-512", 128),
 }
@@ -108,6 +112,41 @@ func sourceGroup(text string) (string, string) {
 		}
 	}
 	return "", ""
+}
+
+// ParseSize reads an amount of memory, such as 6GiB, and gives it in bytes. The
+// error quotes the text and says what is wrong with it.
+func ParseSize(text string) (int64, error) {
+	n, msg, hint := size(text)
+	switch {
+	case hint != "":
+		return 0, fmt.Errorf("%s (%s)", msg, hint)
+	case msg != "":
+		return 0, errors.New(msg)
+	}
+	return n, nil
+}
+
+func size(text string) (n int64, msg, hint string) {
+	hint = "a whole number and KiB, MiB, GiB or TiB, such as 6GiB"
+	for i, unit := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		digits, ok := strings.CutSuffix(text, unit)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseUint(digits, 10, 64)
+		shift := 10 * (i + 1)
+		switch {
+		case errors.Is(err, strconv.ErrRange) || n > math.MaxInt64>>shift:
+			return 0, fmt.Sprintf("is more than can be counted: %q", text), ""
+		case err != nil:
+			return 0, fmt.Sprintf("is not an amount of memory: %q", text), hint
+		case n == 0:
+			return 0, fmt.Sprintf("is nothing: %q", text), "leave it out where it is not known"
+		}
+		return int64(n) << shift, "", ""
+	}
+	return 0, fmt.Sprintf("is not an amount of memory: %q", text), hint
 }
 
 // kernelParameter checks one parameter: the kernel divides its command line at

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -128,6 +129,9 @@ url = "go:example.org/mod@v1.2.3"
 path = "mod.tar"
 sha256 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 force-upstream = true
+[build]
+cpus = 4
+memory = "6GiB"
 -- packages/zlib/zlib.spec --
 -- packages/zlib/b.patch --
 -- packages/zlib/a.conf --
@@ -187,6 +191,7 @@ func TestLoad(t *testing.T) {
 		}, {
 			Name: "zlib", Dir: zlib, Manifest: filepath.Join(zlib, "package.toml"), Spec: filepath.Join(zlib, "zlib.spec"),
 			Files:       []string{"a.conf", "b.patch", "zlib.spec"},
+			Build:       workspace.PackageBuild{CPUs: 4, Memory: "6GiB"},
 			ReleasesURL: "https://example.org/", SourceGroups: []string{"logdog", "api/server", "."},
 			ExternalFiles: []workspace.ExternalFile{{
 				URL: "https://example.org/zlib-1.3.tar.xz?raw=1", SHA256: hex64,
@@ -348,5 +353,27 @@ func TestReference(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(want), out.String()); diff != "" {
 		t.Errorf("reference (-want +got), written anew by -update:\n%s", diff)
+	}
+}
+
+func TestParseSize(t *testing.T) {
+	for text, want := range map[string]int64{
+		"1KiB": 1 << 10, "512MiB": 512 << 20, "6GiB": 6 << 30, "007TiB": 7 << 40, "8388607TiB": 8388607 << 40,
+		"": 0, "6": 0, "GiB": 0, "6GB": 0, "6 GiB": 0, "-6GiB": 0, "+6GiB": 0, "1.5GiB": 0, "0GiB": 0, "6gib": 0,
+		"8388608TiB": 0, "99999999999999999999KiB": 0,
+	} {
+		got, err := workspace.ParseSize(text)
+		if got != want || (err == nil) != (want > 0) {
+			t.Errorf("%q: %d, %v", text, got, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), strconv.Quote(text)) {
+			t.Errorf("the error does not quote %q: %v", text, err)
+		}
+	}
+	if b := (workspace.PackageBuild{Memory: "2MiB"}); b.MemoryBytes() != 2<<20 {
+		t.Errorf("%d bytes", b.MemoryBytes())
+	}
+	if b := (workspace.PackageBuild{}); b.MemoryBytes() != 0 {
+		t.Errorf("%d bytes where none are given", b.MemoryBytes())
 	}
 }

@@ -68,8 +68,21 @@ type Package struct {
 	ReleasesURL   string         `toml:"releases-url" check:"web" doc:"Page where upstream announces releases; for people."`
 	SourceGroups  []string       `toml:"source-groups" check:"group" doc:"Folders below sources/, or a dot for all of it, that the build sees and whose content is part of the package's key."`
 	ExternalFiles []ExternalFile `toml:"external-files" doc:"Files of the spec that are fetched rather than kept in the package folder. Each must be a Source or Patch of the spec."`
+	Build         PackageBuild   `toml:"build" doc:"What the build takes of the machine, for deciding how many packages are built at once. It is no part of the package's key."`
 
 	positions
+}
+
+// PackageBuild is the table [build] of a package.toml.
+type PackageBuild struct {
+	CPUs   int    `toml:"cpus" min:"1" max:"65536" default-doc:"as measured the last time, else 1" doc:"Processors that the build keeps busy on average."`
+	Memory string `toml:"memory" check:"size" default-doc:"as measured the last time" doc:"Memory that the build needs at its peak: a whole number and KiB, MiB, GiB or TiB. A package that needs more than the machine has is built alone."`
+}
+
+// MemoryBytes is Memory in bytes, 0 where the manifest does not give it.
+func (b PackageBuild) MemoryBytes() int64 {
+	n, _, _ := size(b.Memory) // the decoder has checked it
+	return n
 }
 
 // ExternalFile is one [[external-files]] table of a package.toml.

@@ -48,6 +48,3 @@ veritysetup format --format=1 --hash=sha256 --data-block-size=4096 --hash-block-
 veritysetup verify --root-hash-file=/parts/root.hash /parts/root.erofs /parts/root.verity
 [ -z "${SLIPWAY_HOLD:-}" ] || exit 86
 rm -rf "$root"
-
-times > /tmp/times
-echo "+ slipway: times $(tr '\n' ' ' < /tmp/times)"

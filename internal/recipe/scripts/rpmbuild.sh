@@ -14,6 +14,3 @@ rpmbuild -bb --define "_topdir $top" --define "_dbpath $SLIPWAY_SYSROOT/var/lib/
 
 [ -z "${SLIPWAY_HOLD:-}" ] || exit 86
 rm -rf BUILD BUILDROOT
-# user and system time of this shell, then of all that it ran
-times > /tmp/times
-echo "+ slipway: times $(tr '\n' ' ' < /tmp/times)"

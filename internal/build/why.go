@@ -1,0 +1,121 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"slipway/internal/graph"
+	"slipway/internal/plan"
+)
+
+// Reason tells why a target would be built, or that it would not.
+type Reason struct {
+	Target  string        `json:"target"`
+	Status  string        `json:"status"`         // PlanCached, PlanBuild or PlanUnknown
+	From    string        `json:"from,omitempty"` // of what is cached
+	Key     string        `json:"key,omitempty"`  // unless unknown
+	Last    string        `json:"last,omitempty"` // key of the last result; empty where none is known
+	Changes []plan.Change `json:"changes,omitempty"`
+	Waits   []*Reason     `json:"waits,omitempty"` // targets that have to be built before the key is known, dependencies first
+}
+
+// Why compares what a target is made from with what its last result was made
+// from.
+func (b *Builder) Why(ctx context.Context, name string) (*Reason, error) {
+	t, err := b.graph.Lookup(name)
+	if err != nil {
+		return nil, err
+	}
+	if isSDK(t) {
+		return nil, errors.New("the SDK is made of what slipway.lock pins: see its changes in version control")
+	}
+	targets, err := b.closure([]string{t.Name})
+	if err != nil {
+		return nil, err
+	}
+	steps, err := b.steps(ctx, targets)
+	if err != nil {
+		return nil, err
+	}
+	byTarget := map[*graph.Target]*step{}
+	for _, s := range steps {
+		byTarget[s.target] = s
+	}
+	why, err := b.reason(byTarget[t])
+	if err != nil {
+		return nil, err
+	}
+	open := map[*graph.Target]bool{} // what t waits for, by itself or by others
+	var visit func(s *step)
+	visit = func(s *step) {
+		for _, w := range s.waits {
+			if !open[w] {
+				open[w] = true
+				visit(byTarget[w])
+			}
+		}
+	}
+	visit(byTarget[t])
+	for _, s := range steps {
+		if open[s.target] {
+			r, err := b.reason(s)
+			if err != nil {
+				return nil, err
+			}
+			why.Waits = append(why.Waits, r)
+		}
+	}
+	return why, nil
+}
+
+// reason compares one step with the last result of its target.
+func (b *Builder) reason(s *step) (*Reason, error) {
+	t := s.target
+	r := &Reason{Target: t.Name, Status: PlanBuild, Key: s.key}
+	switch {
+	case s.result != nil:
+		r.Status, r.From = PlanCached, s.from
+		return r, nil
+	case len(s.waits) > 0:
+		r.Status = PlanUnknown
+	}
+	if b.pinned == "" {
+		r.Changes = []plan.Change{{Kind: plan.KindSDK, Name: "(slipway.lock does not pin the SDK of this workspace: it is made first)", New: "not known yet"}}
+		return r, nil
+	}
+	key := b.results.Last(b.ws.Root, b.opt.Arch, t.Name)
+	if key == "" {
+		h, _ := b.results.History(b.opt.Arch, t.Name)
+		key = h.Key
+	}
+	if key == "" {
+		return r, nil
+	}
+	raw, texts, err := b.results.Made(key, plan.MediaTexts)
+	if err != nil {
+		return nil, fmt.Errorf("last result of %s: %w", t.Name, err)
+	}
+	if raw == nil {
+		return r, nil // pruned
+	}
+	r.Last = key
+	old, err := plan.Decode(raw)
+	if err != nil {
+		return nil, fmt.Errorf("last result of %s: %w", t.Name, err)
+	}
+	oldTexts, err := plan.DecodeTexts(texts)
+	if err != nil {
+		return nil, fmt.Errorf("last result of %s: %w", t.Name, err)
+	}
+	now := s.inputs
+	if len(s.waits) > 0 {
+		now.RPMs, old.RPMs = nil, nil // which they are is not known yet
+	}
+	var newTexts map[string]string
+	if t.Package != nil {
+		newTexts = plan.Texts(b.ws, t.Package, now, b.macros)
+	}
+	r.Changes = plan.Compare(old, now, oldTexts, newTexts)
+	return r, nil
+}

@@ -1,0 +1,247 @@
+package plan
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"slipway/internal/workspace"
+)
+
+// Record is what a plan came to, and the state of every file that it was made
+// from and of every file that shows its results. As long as none of them changes,
+// the plan need not be made again: that is found out by stat(2) alone.
+type Record struct {
+	Made    string    // what else decides: the program, the architecture and the like
+	Targets []Planned // dependencies first
+	Outputs []string  // paths that a build of it prints
+
+	inputs, views []seen
+}
+
+// Planned is one target of a Record.
+type Planned struct {
+	Name     string // "packages/glibc"
+	Key      string
+	Manifest string // digest of its result's manifest
+}
+
+// seen is a file as it was.
+type seen struct {
+	sig  uint64
+	path string
+}
+
+// racy is how old a change must be to be told from a later one: the granularity
+// of time stamps in file systems.
+const racy = 20 * time.Millisecond
+
+// ErrRacy says that a file changed while the plan was made, or just before.
+var ErrRacy = errors.New("changed while it was read")
+
+// Watch notes the state of all files of a workspace that a plan of these
+// packages and variants is made from. began is when the plan was begun: a file
+// that changed since is an error that wraps ErrRacy.
+func (r *Record) Watch(ws *workspace.Workspace, began time.Time) error {
+	paths := []string{ws.Root + "/" + workspace.RootFile, ws.Root + "/slipway.lock", ws.SDK.Manifest, ws.Root + "/packages", ws.Root + "/variants"}
+	groups := map[string]bool{}
+	for _, p := range ws.Packages {
+		paths = append(paths, p.Dir, p.Manifest)
+		for _, f := range p.Files {
+			paths = append(paths, p.Dir+"/"+f)
+		}
+		for _, g := range p.SourceGroups {
+			groups[g] = true
+		}
+	}
+	for _, v := range ws.Variants {
+		paths = append(paths, v.Dir, v.Manifest)
+	}
+	for g := range groups {
+		err := filepath.WalkDir(filepath.Join(ws.Root, "sources", filepath.FromSlash(g)), func(path string, _ fs.DirEntry, err error) error {
+			paths = append(paths, path)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	limit := began.Add(-racy).UnixNano()
+	for _, path := range paths {
+		st, err := lstat(path)
+		if err != nil {
+			return err
+		}
+		if st.Mtim.Nano() >= limit || st.Ctim.Nano() >= limit {
+			return fmt.Errorf("%s: %w", path, ErrRacy)
+		}
+		r.inputs = append(r.inputs, seen{inputSig(st), path})
+	}
+	return nil
+}
+
+// Show notes the state of a file or folder that shows a result.
+func (r *Record) Show(path string) error {
+	st, err := lstat(path)
+	if err == nil {
+		r.views = append(r.views, seen{viewSig(st), path})
+	}
+	return err
+}
+
+func lstat(path string) (*unix.Stat_t, error) {
+	var st unix.Stat_t
+	err := unix.Lstat(path, &st)
+	if err != nil {
+		err = &fs.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	return &st, err
+}
+
+func inputSig(st *unix.Stat_t) uint64 {
+	return mix(st.Dev, st.Ino, uint64(st.Mode), uint64(st.Size), uint64(st.Mtim.Nano()), uint64(st.Ctim.Nano()))
+}
+
+// viewSig leaves out the change time: it changes with every further link.
+func viewSig(st *unix.Stat_t) uint64 {
+	return mix(st.Ino, uint64(st.Mode), uint64(st.Size), uint64(st.Mtim.Nano()))
+}
+
+// mix is FNV-1a (RFC 9923) over the numbers.
+func mix(numbers ...uint64) uint64 {
+	h := uint64(14695981039346656037)
+	for _, n := range numbers {
+		for range 8 {
+			h = (h ^ n&0xff) * 1099511628211
+			n >>= 8
+		}
+	}
+	return h
+}
+
+// Holds tells whether nothing has changed: no input, and, where views is true, no
+// file that shows a result.
+func (r *Record) Holds(views bool) bool {
+	var changed atomic.Bool
+	var wg sync.WaitGroup
+	check := func(list []seen, sig func(*unix.Stat_t) uint64) {
+		for len(list) > 0 {
+			part := list[:min(len(list), 512)]
+			list = list[len(part):]
+			wg.Go(func() {
+				for _, s := range part {
+					var st unix.Stat_t
+					if changed.Load() {
+						return
+					}
+					if unix.Lstat(s.path, &st) != nil || sig(&st) != s.sig {
+						changed.Store(true)
+					}
+				}
+			})
+			if runtime.NumGoroutine() > 4*runtime.GOMAXPROCS(0) {
+				wg.Wait()
+			}
+		}
+	}
+	check(r.inputs, inputSig)
+	if views {
+		check(r.views, viewSig)
+	}
+	wg.Wait()
+	return !changed.Load()
+}
+
+const recordHead, recordEnd = "slipway-plan 1", "end"
+
+// Write puts the record into a file, by way of a temporary one.
+func (r *Record) Write(path string) error {
+	var b bytes.Buffer
+	b.WriteString(recordHead + "\n" + r.Made + "\n")
+	for _, t := range r.Targets {
+		b.WriteString("t " + t.Name + " " + t.Key + " " + t.Manifest + "\n")
+	}
+	for _, o := range r.Outputs {
+		b.WriteString("o " + o + "\n")
+	}
+	lines := 2 + len(r.Targets) + len(r.Outputs) + len(r.inputs) + len(r.views)
+	for _, l := range []struct {
+		kind string
+		list []seen
+	}{{"i ", r.inputs}, {"v ", r.views}} {
+		for _, s := range l.list {
+			b.WriteString(l.kind + strconv.FormatUint(s.sig, 16) + " " + s.path + "\n")
+		}
+	}
+	b.WriteString(recordEnd + "\n")
+	if bytes.Count(b.Bytes(), []byte("\n")) != lines+1 {
+		return errors.New("a path has a line break")
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	t, err := os.CreateTemp(filepath.Dir(path), ".record-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(t.Name())
+	_, err = t.Write(b.Bytes())
+	if err = errors.Join(err, t.Close()); err != nil {
+		return err
+	}
+	return os.Rename(t.Name(), path)
+}
+
+// ReadRecord reads what Write wrote. It reports false where there is no whole
+// record of what made says.
+func ReadRecord(path, made string) (*Record, bool) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, false
+	}
+	text, ok := strings.CutPrefix(string(raw), recordHead+"\n"+made+"\n")
+	if !ok || !strings.HasSuffix(text, "\n"+recordEnd+"\n") {
+		return nil, false
+	}
+	r := &Record{Made: made}
+	for text != recordEnd+"\n" {
+		line, rest, _ := strings.Cut(text, "\n")
+		text = rest
+		kind, value, _ := strings.Cut(line, " ")
+		switch kind {
+		case "t":
+			f := strings.Split(value, " ")
+			if len(f) != 3 {
+				return nil, false
+			}
+			r.Targets = append(r.Targets, Planned{f[0], f[1], f[2]})
+		case "o":
+			r.Outputs = append(r.Outputs, value)
+		case "i", "v":
+			hex, path, _ := strings.Cut(value, " ")
+			sig, err := strconv.ParseUint(hex, 16, 64)
+			if err != nil || path == "" {
+				return nil, false
+			}
+			if kind == "i" {
+				r.inputs = append(r.inputs, seen{sig, path})
+			} else {
+				r.views = append(r.views, seen{sig, path})
+			}
+		default:
+			return nil, false
+		}
+	}
+	return r, true
+}
