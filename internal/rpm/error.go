@@ -10,7 +10,8 @@ import (
 
 // Error tells why a set of dependencies cannot be installed.
 type Error struct {
-	// Wanted is the dependency asked for that the problem comes from.
+	// Wanted is the dependency asked for that the problem comes from; it is empty
+	// when an extra package has it.
 	Wanted string
 	// Chain lists the RPMs from Wanted to the one that has the problem, as
 	// name-evr.arch; it is empty when Wanted itself has it.
@@ -24,7 +25,14 @@ type Error struct {
 
 // Error is one line: the chain, the problem and the hints.
 func (e *Error) Error() string {
-	return strings.Join(append([]string{e.Wanted}, e.Chain...), " → ") + e.problem()
+	return e.path() + e.problem()
+}
+
+func (e *Error) path() string {
+	if e.Wanted == "" {
+		return strings.Join(e.Chain, " → ")
+	}
+	return strings.Join(append([]string{e.Wanted}, e.Chain...), " → ")
 }
 
 // last leaves out how it came to the problem.
@@ -70,16 +78,13 @@ func (s *solver) newError(d *demand, problem string) *Error {
 		d = s.in[d.by].why
 	}
 	slices.Reverse(e.Chain)
-	if e.Wanted = d.term.String(); e.Wanted == "" { // given, not wanted
-		e.Wanted, e.Chain = e.Chain[0], e.Chain[1:]
-	}
+	e.Wanted = d.term.String()
 	return e
 }
 
 // path is how p came into the set: "wanted → rpm → rpm".
 func (s *solver) path(p *Package) string {
-	e := s.newError(&demand{by: p}, "")
-	return strings.Join(append([]string{e.Wanted}, e.Chain...), " → ")
+	return s.newError(&demand{by: p}, "").path()
 }
 
 // near lists RPMs that almost satisfy t.

@@ -119,7 +119,10 @@ func (d *Dep) UnmarshalText(text []byte) error {
 	*d = Dep{Name: string(text)}
 	if !d.Rich() {
 		if name, rest, ok := strings.Cut(d.Name, " "); ok {
-			cmp, evr, _ := strings.Cut(rest, " ")
+			cmp, evr, ok := strings.Cut(rest, " ")
+			if !ok || cmp == "" {
+				return fmt.Errorf("%q is no dependency: write NAME or NAME COMPARISON VERSION", text)
+			}
 			*d = Dep{Name: name, Cmp: cmp, EVR: evr}
 		}
 	}

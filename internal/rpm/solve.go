@@ -160,6 +160,7 @@ func (s *solver) decide(d *demand, causes levels, n int, option func(i int, caus
 	own := levels(nil).with(level + 1)
 	causes = d.causes.union(causes)
 	e := s.unmet(d, "no RPM that provides it can be installed")
+	var failed []*Error
 	for i := range n {
 		if s.tries++; s.tries > maxTries {
 			return &failure{err: s.unmet(d, fmt.Sprintf("gave up after %d attempts", maxTries)), final: true}
@@ -179,11 +180,17 @@ func (s *solver) decide(d *demand, causes levels, n int, option func(i int, caus
 			return f
 		}
 		causes = causes.union(f.causes)
-		if n == 1 {
-			e = f.err
-		} else {
-			e.Hints = append(e.Hints, f.err.last())
+		failed = append(failed, f.err)
+	}
+	same := true
+	for _, f := range failed {
+		same = same && f.Error() == failed[0].Error()
+		if len(e.Hints) < maxHints {
+			e.Hints = append(e.Hints, f.last())
 		}
+	}
+	if same { // whatever is chosen
+		e = failed[0]
 	}
 	return &failure{err: e, causes: causes.without(level + 1)}
 }

@@ -1,0 +1,192 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+)
+
+// OpenFunc opens a blob of the caller's, "sha256:<hex>". It may be called more
+// than once for a blob, and from any goroutine.
+type OpenFunc func(digest string) (io.ReadCloser, error)
+
+// Push gives the registry a result: the blobs that it lacks, the signature, and
+// last the manifest, so that whoever finds a result finds all of it. A result that
+// is there already costs one request, and another where it is to be signed.
+//
+// Errors: ErrReadOnly, ErrDown, ErrCorrupt where the manifest is none of a result,
+// and those of open.
+func (r *Registry) Push(ctx context.Context, manifest []byte, open OpenFunc) error {
+	m, err := parseResult(manifest)
+	if err == nil {
+		err = r.pushManifest(ctx, m.Config.Digest.Encoded(), "", manifest, m, open)
+	}
+	if err != nil {
+		return fmt.Errorf("push a result to %s: %w", r.cfg.Ref, err)
+	}
+	return nil
+}
+
+func (r *Registry) pushManifest(ctx context.Context, tag, claim string, raw []byte, m *ocispec.Manifest, open OpenFunc) error {
+	if err := r.writable(); err != nil {
+		return err
+	}
+	return r.judgeWrite(ctx, func() error {
+		client, err := r.connect(ctx, &r.push)
+		if err != nil {
+			return err
+		}
+		opts := []remote.Option{
+			remote.WithTransport(client.Transport), remote.WithContext(ctx),
+			remote.WithRetryPredicate(transient), remote.WithRetryBackoff(remote.Backoff{Duration: pause, Factor: 2, Steps: attempts}),
+		}
+		d := digest.FromBytes(raw)
+		there, err := r.has(ctx, client, tag, d)
+		if err != nil {
+			return err
+		}
+		if !there {
+			group, groupCtx := errgroup.WithContext(ctx)
+			for _, b := range blobsOf(m) {
+				group.Go(func() error { return r.upload(groupCtx, b, open, opts) })
+			}
+			if err := group.Wait(); err != nil {
+				return err
+			}
+		}
+		if r.cfg.SignKey != nil {
+			if err := r.sign(ctx, d, claim, opts); err != nil {
+				return err
+			}
+		}
+		if !there {
+			if err := remote.Put(r.repo.Tag(tag), rawManifest(raw), opts...); err != nil {
+				return err
+			}
+			r.pushed.Add(1)
+		}
+		return nil
+	}())
+}
+
+// has reports whether a tag is a manifest of that digest.
+func (r *Registry) has(ctx context.Context, client *http.Client, tag string, d digest.Digest) (bool, error) {
+	limited, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+	defer cancel()
+	resp, err := r.do(limited, client, http.MethodHead, "manifests/"+tag,
+		http.Header{"Accept": {ocispec.MediaTypeImageManifest}}, http.StatusOK, http.StatusNotFound)
+	if err != nil {
+		return false, err
+	}
+	resp.Body.Close()
+	return resp.StatusCode == http.StatusOK && resp.Header.Get("Docker-Content-Digest") == d.String(), nil
+}
+
+// upload gives the registry a blob, if it lacks it.
+func (r *Registry) upload(ctx context.Context, d ocispec.Descriptor, open OpenFunc, opts []remote.Option) error {
+	select {
+	case r.puts <- struct{}{}:
+		defer func() { <-r.puts }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := r.writable(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	l := &blob{desc: d, open: open, stall: r.cfg.Stall, cancel: cancel}
+	err := remote.WriteLayer(r.repo, l, append(opts[:len(opts):len(opts)], remote.WithContext(ctx))...)
+	// the registry may answer, or hang up, before the request ends with this error
+	if local := l.failed.Load(); local != nil && err != nil {
+		return local
+	}
+	if err != nil {
+		return cause(ctx, err)
+	}
+	r.pushedBytes.Add(d.Size)
+	return nil
+}
+
+// rawManifest is an OCI image manifest, byte by byte.
+type rawManifest []byte
+
+func (m rawManifest) RawManifest() ([]byte, error)      { return m, nil }
+func (rawManifest) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
+
+// blob is a blob of the caller's as the library wants it.
+type blob struct {
+	desc   ocispec.Descriptor
+	open   OpenFunc
+	stall  time.Duration
+	cancel context.CancelCauseFunc
+	failed atomic.Pointer[localError]
+}
+
+func (b *blob) fail(err error) error {
+	e := &localError{fmt.Errorf("read %s: %w", b.desc.Digest, err)}
+	b.failed.Store(e)
+	return e
+}
+
+func (b *blob) Digest() (v1.Hash, error)             { return v1.NewHash(b.desc.Digest.String()) }
+func (b *blob) DiffID() (v1.Hash, error)             { return b.Digest() }
+func (b *blob) Size() (int64, error)                 { return b.desc.Size, nil }
+func (b *blob) MediaType() (types.MediaType, error)  { return types.MediaType(b.desc.MediaType), nil }
+func (b *blob) Uncompressed() (io.ReadCloser, error) { return b.Compressed() }
+
+// Compressed is the content of the blob, whatever it is.
+func (b *blob) Compressed() (io.ReadCloser, error) {
+	f, err := b.open(b.desc.Digest.String())
+	if err != nil {
+		return nil, b.fail(err)
+	}
+	timer := time.AfterFunc(b.stall, func() { b.cancel(errStalled) })
+	timer.Stop()
+	return &upload{blob: b, file: f, timer: timer}, nil
+}
+
+// upload ends an upload that stands still: where nobody asks for more, the
+// network takes no more.
+type upload struct {
+	blob  *blob
+	file  io.ReadCloser
+	timer *time.Timer
+	sent  int64
+}
+
+// Read implements io.Reader.
+func (u *upload) Read(p []byte) (int, error) {
+	u.timer.Stop() // reading the file may take what it takes
+	n, err := u.file.Read(p)
+	u.sent += int64(n)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return n, u.blob.fail(err)
+	}
+	if u.sent > u.blob.desc.Size || err != nil && u.sent < u.blob.desc.Size {
+		return n, u.blob.fail(fmt.Errorf("it has %d bytes or more, want %d", u.sent, u.blob.desc.Size))
+	}
+	if err == nil && u.sent < u.blob.desc.Size {
+		u.timer.Reset(u.blob.stall)
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (u *upload) Close() error {
+	u.timer.Stop()
+	return u.file.Close()
+}
+
+var _ v1.Layer = (*blob)(nil)
