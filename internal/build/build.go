@@ -37,6 +37,7 @@ type Options struct {
 	Locked    bool              // fail rather than change slipway.lock
 	Cache     string            // root of the caches; see CacheDir
 	Engine    engine.Options    // how to reach the engine
+	Team      workspace.Cache   // the team cache; none where it has no Ref
 	Display   *progress.Display // where to report to
 }
 
@@ -118,7 +119,8 @@ func New(ws *workspace.Workspace, opt Options) (*Builder, error) {
 	}
 	b := &Builder{ws: ws, opt: opt, graph: g, macros: macros, sources: sources, results: results, display: opt.Display, verified: map[string]bool{}}
 	b.forget()
-	return b, nil
+	b.team, err = openTeam(opt.Team, func(message string) { b.display.Print("%s", message) })
+	return b, err
 }
 
 func (o Options) withDefaults() Options {
@@ -140,12 +142,14 @@ func cacheError(dir string, err error) error {
 	return fmt.Errorf("cache folder %s: %w: set SLIPWAY_CACHE to a folder that can be written to", dir, err)
 }
 
-// Close lets go of the engine.
+// Close waits for what is still to be pushed to the team cache, and lets go of the
+// engine.
 func (b *Builder) Close() error {
-	if b.engine == nil {
-		return nil
+	err := b.closeTeam()
+	if b.engine != nil {
+		err = errors.Join(err, b.engine.Close())
 	}
-	return b.engine.Close()
+	return err
 }
 
 // Build makes the named targets and whatever they need. Without names it makes
@@ -362,7 +366,7 @@ func (b *Builder) make(ctx context.Context, t *graph.Target, wanted bool) (err e
 	if err := b.take(t, s.result); err != nil {
 		return err
 	}
-	b.push(s)
+	b.push(s.result)
 	if err := b.view(ctx, t, s.result); err != nil {
 		return err
 	}

@@ -112,6 +112,7 @@ func (b *Builder) ensureSDK(ctx context.Context, targets []*graph.Target) error 
 	if b.sdk != nil {
 		return nil
 	}
+	b.pullSDK(ctx)
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	building := false

@@ -23,15 +23,6 @@ const (
 	AnnotationMemory = "dev.slipway.memory-bytes" // at its peak, without page cache
 )
 
-// statusFetched is a target whose result came from the team cache.
-const statusFetched progress.Status = "fetched"
-
-// Where results that were not made by a build came from.
-const (
-	sourceLocal = "local" // the store of this machine
-	sourceTeam  = "team"  // the team cache
-)
-
 // Report is what a build did, as written to build/reports/<time>.json. Times are
 // in seconds.
 type Report struct {
@@ -60,12 +51,12 @@ type Row struct {
 	CPU    float64         `json:"cpu"`    // seconds of user and system time when it was built
 	Memory int64           `json:"memory"` // bytes at its peak when it was built; 0 when not known
 	Wait   float64         `json:"wait"`   // seconds that it was ready, but had no slot or was locked by another build
-	Source string          `json:"source"` // "local" or "team" for a cached result, else empty
+	Source string          `json:"source"` // FromLocal or FromTeam for a result that was not built, else empty
 }
 
 // worked tells whether the build spent time on the target itself.
 func (r *Row) worked() bool {
-	return r.Status == progress.Built || r.Status == progress.Failed || r.Status == statusFetched
+	return r.Status == progress.Built || r.Status == progress.Failed || r.Status == progress.Fetched
 }
 
 // sum fills in what follows from the rows. needs gives the names of all targets
@@ -77,14 +68,14 @@ func (r *Report) sum(needs func(target string) []string) {
 		if row.Status != progress.Skipped {
 			wanted++
 		}
-		if row.Status == progress.Cached || row.Status == statusFetched {
+		if row.Status == progress.Cached || row.Status == progress.Fetched {
 			hits++
 		}
 		if !row.worked() {
 			continue
 		}
 		busy += row.Wall
-		if row.Status != statusFetched {
+		if row.Status != progress.Fetched {
 			r.CPU += row.CPU
 		}
 		var before Path
@@ -95,7 +86,7 @@ func (r *Report) sum(needs func(target string) []string) {
 		}
 		chain := Path{append(slices.Clone(before.Targets), row.Name), before.Wall + row.Wall}
 		chains[row.Name] = chain
-		if chain.Wall > r.CriticalPath.Wall {
+		if chain.Wall > r.CriticalPath.Wall || r.CriticalPath.Targets == nil {
 			r.CriticalPath = chain
 		}
 	}

@@ -26,9 +26,9 @@ func report() *Report {
 	r := &Report{
 		Started: time.Date(2026, 11, 23, 10, 20, 30, 456_000_000, time.UTC), Wall: 200, Cores: 4,
 		Targets: []*Row{
-			{Name: "packages/libc", Status: progress.Cached, CPU: 900, Source: sourceLocal},
+			{Name: "packages/libc", Status: progress.Cached, CPU: 900, Source: FromLocal},
 			{Name: "packages/libs", Status: progress.Built, Wall: 100, CPU: 150, Memory: 3 << 30, Wait: 2.5},
-			{Name: "packages/tools", Status: statusFetched, Wall: 4, CPU: 70, Memory: 1 << 20, Source: sourceTeam},
+			{Name: "packages/tools", Status: progress.Fetched, Wall: 4, CPU: 70, Memory: 1 << 20, Source: FromTeam},
 			{Name: "packages/broken", Status: progress.Failed, Wall: 120, CPU: 90},
 			{Name: "packages/orphan", Status: progress.Skipped},
 			{Name: "packages/app", Status: progress.Built, Wall: 50, CPU: 50},

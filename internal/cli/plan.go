@@ -6,7 +6,6 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -80,7 +79,7 @@ func writePlan(out io.Writer, rows []build.PlanRow) error {
 		counts[r.Status]++
 		last := "no build of it is known"
 		if r.Wall > 0 {
-			last = fmt.Sprintf("last %s, %.1f CPUs", seconds(r.Wall), r.CPU/r.Wall)
+			last = fmt.Sprintf("last %s, %.1f CPUs", span(r.Wall), r.CPU/r.Wall)
 			if r.Memory > 0 {
 				last += fmt.Sprintf(", %d MB", r.Memory/1e6)
 			}
@@ -113,7 +112,7 @@ func writePlan(out io.Writer, rows []build.PlanRow) error {
 	}
 	fmt.Fprintf(out, "%d targets: %s\n", len(rows), strings.Join(parts, ", "))
 	if cpu > 0 {
-		text := fmt.Sprintf("what is to be built took %s of CPU time the last time", seconds(cpu))
+		text := fmt.Sprintf("what is to be built took %s of CPU time the last time", span(cpu))
 		if unknown > 0 {
 			text += fmt.Sprintf("; of %d nothing is known", unknown)
 		}
@@ -122,12 +121,12 @@ func writePlan(out io.Writer, rows []build.PlanRow) error {
 	return nil
 }
 
-func seconds(s float64) string {
-	d := time.Duration(s * float64(time.Second))
-	if d < time.Minute {
+// span writes a number of seconds for people.
+func span(s float64) string {
+	if s < 60 {
 		return fmt.Sprintf("%.1f s", s)
 	}
-	return fmt.Sprintf("%d min %02d s", int(d.Minutes()), int(d.Seconds())%60)
+	return fmt.Sprintf("%d min %02d s", int(s)/60, int(s)%60)
 }
 
 func whyCommand(g *global) *cobra.Command {

@@ -57,15 +57,137 @@ func (g *Graph) Closure(targets ...*Target) []*Target {
 	})
 }
 
-// Dependents is every target that has t in its closure, t not included, each
-// after what it needs.
-func (g *Graph) Dependents(t *Target) []*Target {
-	list := g.reach([]*Target{t}, func(n int32, visit func(int32)) {
-		for _, from := range g.reverse[n] {
-			visit(from)
+// Dependents is every target that has one of these in its closure, without
+// these, each after what it needs.
+func (g *Graph) Dependents(targets ...*Target) []*Target {
+	by := g.Spread(targets...)
+	return slices.DeleteFunc(g.Topo(), func(t *Target) bool { return by[t] == nil })
+}
+
+// Spread is what Dependents has, with the target by which a change gets to each
+// on a shortest way: one of these, or another dependent.
+func (g *Graph) Spread(targets ...*Target) map[*Target]*Target {
+	seen := make([]bool, len(g.nodes))
+	last := make([]int32, len(g.nodes)) // the target next on the way back
+	queue := make([]int32, 0, len(targets))
+	for _, t := range targets {
+		seen[t.index] = true
+		queue = append(queue, int32(t.index))
+	}
+	by := map[*Target]*Target{}
+	for ; len(queue) > 0; queue = queue[1:] {
+		n := queue[0]
+		via := n
+		if int(n) >= len(g.Targets) {
+			via = last[n]
 		}
+		for _, from := range g.reverse[n] {
+			if seen[from] {
+				continue
+			}
+			seen[from], last[from] = true, via
+			queue = append(queue, from)
+			if int(from) < len(g.Targets) {
+				by[g.Targets[from]] = g.Targets[via]
+			}
+		}
+	}
+	return by
+}
+
+// DirectDependents is every target that has t in its Depends, each after what it
+// needs.
+func (g *Graph) DirectDependents(t *Target) []*Target {
+	return slices.DeleteFunc(g.Topo(), func(d *Target) bool {
+		_, direct := slices.BinarySearchFunc(d.Depends, t, byTargetName)
+		return !direct
 	})
-	return slices.DeleteFunc(list, func(d *Target) bool { return d == t })
+}
+
+// Within gives copies of targets of which Depends has only those that are among
+// them.
+func Within(targets []*Target) []*Target {
+	in := map[*Target]bool{}
+	for _, t := range targets {
+		in[t] = true
+	}
+	var list []*Target
+	for _, t := range targets {
+		c := *t
+		c.Depends = nil
+		for _, d := range t.Depends {
+			if in[d] {
+				c.Depends = append(c.Depends, d)
+			}
+		}
+		list = append(list, &c)
+	}
+	return list
+}
+
+// Step is one dependency on the way from a target to another.
+type Step struct {
+	From *Target
+	RPM  string // of From, that requires it; empty where From itself does, to be built or put together
+	Tag  string // BuildRequires, Requires or included-packages; empty where To is the SDK
+	Text string // of the dependency
+	Pos  workspace.Position
+	By   string  // the RPM that meets it; empty where To is the SDK
+	To   *Target // makes that RPM
+}
+
+// Path is a shortest way from a target to another that is in its closure: why
+// the one needs the other. It is empty where it does not, or both are the same.
+func (g *Graph) Path(from, to *Target) []Step {
+	type arrival struct {
+		from int32
+		edge edge
+	}
+	start, end := int32(from.index), int32(to.index)
+	came := map[int32]arrival{start: {}}
+	queue := []int32{start}
+	visit := func(n int32, e edge) {
+		if _, seen := came[e.to]; !seen {
+			came[e.to] = arrival{n, e}
+			queue = append(queue, e.to)
+		}
+	}
+	for ; len(queue) > 0; queue = queue[1:] {
+		for _, e := range g.nodes[queue[0]] {
+			visit(queue[0], e)
+			if int(e.to) >= len(g.Targets) { // that an RPM is built is no step of its own
+				visit(e.to, edge{to: int32(g.owner(e.to).index)})
+			}
+		}
+	}
+	if _, found := came[end]; !found || start == end {
+		return nil
+	}
+	var steps []Step
+	for n := end; n != start; n = came[n].from {
+		c := came[n]
+		if g.rpm(c.from) != nil && g.rpm(n) == nil {
+			continue
+		}
+		s := Step{From: g.owner(c.from), Tag: c.edge.tag, Text: c.edge.text, Pos: c.edge.pos, To: g.owner(n)}
+		if r := g.rpm(c.from); r != nil {
+			s.RPM = r.Name
+		}
+		if r := g.rpm(n); r != nil {
+			s.By = r.Name
+		}
+		steps = append(steps, s)
+	}
+	slices.Reverse(steps)
+	return steps
+}
+
+// rpm is the RPM of a node; nil for a target.
+func (g *Graph) rpm(node int32) *RPM {
+	if int(node) < len(g.Targets) {
+		return nil
+	}
+	return g.rpms[int(node)-len(g.Targets)]
 }
 
 // reach is the targets that can be reached from some, in the order of Topo.

@@ -90,10 +90,65 @@ func WriteJSON(w io.Writer, targets []*Target) error {
 		j.BuildRequires, j.Requires, j.Provides = once(j.BuildRequires), once(j.Requires), once(j.Provides)
 		list = append(list, j)
 	}
+	return writeJSON(w, map[string]any{"targets": list})
+}
+
+// WritePath writes the steps of Path, one a line.
+func WritePath(w io.Writer, from, to *Target, steps []Step) error {
+	out := bufio.NewWriter(w)
+	fmt.Fprintf(out, "%s needs %s because\n", from.Name, to.Name)
+	for _, s := range steps {
+		if s.Tag == "" {
+			fmt.Fprintf(out, "  %s is made in the SDK → %s\n", s.From.Name, s.To.Name)
+			continue
+		}
+		of := s.From.Name
+		if s.RPM != "" {
+			of = "RPM " + s.RPM + " of " + of
+		}
+		fmt.Fprintf(out, "  %s has %s: %s at %s → RPM %s of %s\n", of, s.Tag, s.Text, s.Pos, s.By, s.To.Name)
+	}
+	return out.Flush()
+}
+
+// jsonStep is a step as WritePathJSON writes it.
+type jsonStep struct {
+	From       string `json:"from"`
+	RPM        string `json:"rpm,omitempty"`
+	Tag        string `json:"tag,omitempty"`
+	Dependency string `json:"dependency,omitempty"`
+	File       string `json:"file,omitempty"`
+	Line       int    `json:"line,omitempty"`
+	Column     int    `json:"column,omitempty"`
+	By         string `json:"by,omitempty"`
+	To         string `json:"to"`
+}
+
+// WritePathJSON writes {"from": …, "to": …, "needs": …, "needed_by": …, "steps":
+// […]}: whether the one needs the other, whether it is the other way round, and
+// the steps of Path. A step has the names of its targets; the RPM that requires
+// and the one that meets that ("rpm", "by"); tag and text of the dependency; and
+// where it stands, the file relative to the workspace root. What does not apply
+// is left out.
+func WritePathJSON(w io.Writer, from, to *Target, steps []Step, neededBy bool) error {
+	list := []jsonStep{}
+	for _, s := range steps {
+		list = append(list, jsonStep{s.From.Name, s.RPM, s.Tag, s.Text, s.Pos.File, s.Pos.Line, s.Pos.Column, s.By, s.To.Name})
+	}
+	return writeJSON(w, struct {
+		From     string     `json:"from"`
+		To       string     `json:"to"`
+		Needs    bool       `json:"needs"`
+		NeededBy bool       `json:"needed_by"`
+		Steps    []jsonStep `json:"steps"`
+	}{from.Name, to.Name, len(steps) > 0, neededBy, list})
+}
+
+func writeJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false) // versions are compared with < and >
 	enc.SetIndent("", "  ")
-	return enc.Encode(map[string]any{"targets": list})
+	return enc.Encode(v)
 }
 
 func sorted(targets []*Target) []*Target {

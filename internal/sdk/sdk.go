@@ -208,6 +208,17 @@ func Pinned(ws *workspace.Workspace) (string, error) {
 	return lock.Digest, nil
 }
 
+// Layout is the folder where the SDK that slipway.lock pins is kept, whether it is
+// there or not, and its key.
+func Layout(ws *workspace.Workspace, cacheDir string) (dir, key string, err error) {
+	lock, err := ReadLock(filepath.Join(ws.Root, LockFile))
+	if err != nil {
+		return "", "", err
+	}
+	key, err = Key(ws, lock)
+	return filepath.Join(cacheDir, "sdk", key), key, err
+}
+
 // record writes the digest of an image to the lock. A digest that the same
 // inputs had another time must come again.
 func record(path string, lock *Lock, img *Image, opt Options) error {

@@ -17,6 +17,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"maps"
@@ -86,6 +87,7 @@ type Result struct {
 	Digest      string            // digest of the manifest, "sha256:<hex>"
 	Files       []File            // sorted by Name
 	Attachments []Attachment      // in the order of their media types
+	InputsSize  int64             // bytes of what it was made from
 	Annotations map[string]string // further facts, such as the CPU time it took
 }
 
@@ -312,6 +314,11 @@ func (s *Store) load(manifest string) (*Result, error) {
 	return r, err
 }
 
+// Parse reads the manifest of a result; the error is an ErrCorrupt.
+func Parse(manifest []byte) (*Result, error) {
+	return parse(digest.FromBytes(manifest).String(), manifest)
+}
+
 // parse reads a manifest and holds it to its digest.
 func parse(manifest string, raw []byte) (*Result, error) {
 	if digest.FromBytes(raw).String() != manifest {
@@ -324,7 +331,7 @@ func parse(manifest string, raw []byte) (*Result, error) {
 	if m.ArtifactType != ArtifactType || m.Config.MediaType != MediaInputs || m.Config.Digest.Validate() != nil {
 		return nil, fmt.Errorf("%w: manifest %s is not that of a result", ErrCorrupt, manifest)
 	}
-	r := &Result{Key: m.Config.Digest.Encoded(), Target: m.Annotations[AnnotationTarget], Digest: manifest, Annotations: m.Annotations}
+	r := &Result{Key: m.Config.Digest.Encoded(), InputsSize: m.Config.Size, Target: m.Annotations[AnnotationTarget], Digest: manifest, Annotations: m.Annotations}
 	for _, l := range m.Layers {
 		if l.Digest.Validate() != nil || l.Digest.Algorithm() != digest.SHA256 {
 			return nil, fmt.Errorf("%w: manifest %s: digest %q", ErrCorrupt, manifest, l.Digest)
@@ -495,20 +502,44 @@ func (s *Store) register(manifest []byte, lazy bool, also func(*bbolt.Tx) error)
 
 // AddBlob stores what r gives under its digest; other content is an error.
 func (s *Store) AddBlob(d string, r io.Reader) error {
-	t, err := os.CreateTemp(filepath.Join(s.dir, "tmp"), "write-")
+	w, err := s.NewBlob(d)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(t.Name())
-	h := sha256.New()
-	_, err = io.Copy(io.MultiWriter(t, h), r)
-	if err = errors.Join(err, t.Chmod(0o444), t.Sync(), t.Close()); err != nil {
+	_, err = io.Copy(w, r)
+	return errors.Join(err, w.Close())
+}
+
+// NewBlob gives a writer for the content of a digest. Closing it stores the blob;
+// other content is an ErrCorrupt, and is not stored.
+func (s *Store) NewBlob(d string) (io.WriteCloser, error) {
+	t, err := os.CreateTemp(filepath.Join(s.dir, "tmp"), "write-")
+	return &blobWriter{File: t, sum: sha256.New(), digest: d, path: s.Path(d)}, err
+}
+
+type blobWriter struct {
+	*os.File
+	sum          hash.Hash
+	digest, path string
+}
+
+// Write implements io.Writer.
+func (w *blobWriter) Write(p []byte) (int, error) {
+	w.sum.Write(p)
+	return w.File.Write(p)
+}
+
+// Close implements io.Closer.
+func (w *blobWriter) Close() error {
+	defer os.Remove(w.Name())
+	err := errors.Join(w.Chmod(0o444), w.Sync(), w.File.Close())
+	if got := "sha256:" + hex.EncodeToString(w.sum.Sum(nil)); err == nil && got != w.digest {
+		err = fmt.Errorf("%w: content of digest %s instead of %s", ErrCorrupt, got, w.digest)
+	}
+	if err != nil {
 		return err
 	}
-	if got := "sha256:" + hex.EncodeToString(h.Sum(nil)); got != d {
-		return fmt.Errorf("%w: content of digest %s instead of %s", ErrCorrupt, got, d)
-	}
-	return os.Rename(t.Name(), s.Path(d))
+	return os.Rename(w.Name(), w.path)
 }
 
 // add hashes a file and moves it to its blob's place, unless that has it already.

@@ -18,6 +18,7 @@ var manifests = []struct {
 	{"packages/<name>/" + PackageFile, "A package: one folder with this manifest, the spec `<name>.spec` and the package's own files. The file may be empty.", reflect.TypeFor[Package]()},
 	{"variants/<name>/" + VariantFile, "A variant: a named disk image.", reflect.TypeFor[Variant]()},
 	{SDKFile, "The SDK: the root filesystem that every build runs in.", reflect.TypeFor[SDK]()},
+	{"~/.config/slipway/" + UserFile, "The configuration of one user. What it says comes before what `slipway.toml` says, key by key.", reflect.TypeFor[User]()},
 }
 
 // Reference writes the manifest reference as Markdown: a section for each file

@@ -41,6 +41,7 @@ type Config struct {
 	ReleaseEpoch   int64             `toml:"source-date-epoch" required:"true" min:"1" doc:"Time of the release in seconds since 1970-01-01 UTC: SOURCE_DATE_EPOCH of every build, hence the newest time stamp in any result."`
 	Sources        Sources           `toml:"sources" doc:"Where external files come from."`
 	Build          BuildOptions      `toml:"build" doc:"Settings of every package build."`
+	Cache          Cache             `toml:"cache" doc:"The team's shared cache of results, in an OCI registry."`
 	Macros         map[string]string `toml:"macros" keys:"macro" doc:"Further RPM macros: name = \"body\". They come after the SDK's macros, so they win."`
 
 	positions
@@ -55,6 +56,16 @@ type Sources struct {
 // BuildOptions is the table [build] of slipway.toml.
 type BuildOptions struct {
 	Debuginfo bool `toml:"debuginfo" default:"false" doc:"Whether packages also make debuginfo and debugsource RPMs."`
+}
+
+// Cache is the table [cache] of slipway.toml and of the user's configuration.
+type Cache struct {
+	Ref        string   `toml:"ref" check:"repository" default-doc:"no team cache" doc:"Repository of the cache in an OCI registry, such as registry.example.com/team/slipway-cache. Credentials are those of docker login, with its credential helpers."`
+	Read       bool     `toml:"read" default:"true" doc:"Whether results are looked up in the cache."`
+	Write      bool     `toml:"write" default:"false" doc:"Whether results of builds are pushed to the cache."`
+	Insecure   bool     `toml:"insecure" default:"false" doc:"Whether plain HTTP will do. Registries of this machine need no such leave."`
+	PublicKeys []string `toml:"public-keys" check:"text" doc:"Files with public keys in PEM, ed25519 or ECDSA P-256, as openssl and cosign make them; relative to the file that names them. Where there are some, results of the cache must be signed with one of them; others are refused."`
+	SignKey    string   `toml:"sign-key" check:"text" default-doc:"results are not signed" doc:"File with the private key with which pushed results are signed: PKCS #8, or an encrypted key of cosign, whose password is in $COSIGN_PASSWORD. It belongs into the user's configuration."`
 }
 
 // Package is one folder of packages/: a manifest and a spec.

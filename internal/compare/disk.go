@@ -1,0 +1,104 @@
+package compare
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+
+	"slipway/internal/image/fat"
+	"slipway/internal/image/gpt"
+)
+
+const (
+	mbrBootCode = 446
+	// gptSectors is what each copy of a table takes at its end of the disk, the
+	// first with the protective MBR.
+	gptSectors = 34
+)
+
+// openGPT lists the partitions of a disk with 512-byte sectors and a GUID
+// partition table, and what lies between them.
+func openGPT(c *comparison, b blob) (content, error) {
+	t, damage, err := gpt.Read(b, b.size)
+	if err != nil {
+		return content{}, err
+	}
+	intact := func(err error) string {
+		if err == nil {
+			return "intact"
+		}
+		return err.Error()
+	}
+	out := content{attrs: []attr{
+		value("disk GUID", t.Disk), value("size in sectors", t.Sectors),
+		value("primary partition table", intact(damage.Primary)), value("backup partition table", intact(damage.Backup)),
+	}}
+	boot, err := b.section(0, mbrBootCode)
+	if err != nil {
+		return content{}, err
+	}
+	mbr, err := b.section(mbrBootCode, gpt.SectorSize-mbrBootCode)
+	if err != nil {
+		return content{}, err
+	}
+	out.members = []member{{name: "boot code", data: boot}, {name: "protective MBR", data: mbr, derived: true}}
+	var used []gpt.Entry
+	for i, e := range t.Entries {
+		if !e.Used() {
+			continue
+		}
+		name := "partition " + e.Name
+		if e.Name == "" {
+			name = fmt.Sprintf("partition %d", i+1)
+		}
+		if e.First > e.Last || e.Last >= t.Sectors {
+			return content{}, fmt.Errorf("%s: sectors %d to %d: %w", name, e.First, e.Last, errBeyond)
+		}
+		data, err := b.section(e.Start(), e.Size())
+		if err != nil {
+			return content{}, fmt.Errorf("%s: %w", name, err)
+		}
+		used = append(used, e)
+		out.members = append(out.members, member{name: name, data: data, attrs: []attr{
+			value("number", i+1), value("type", e.Type), value("GUID", e.GUID),
+			value("first sector", e.First), value("last sector", e.Last), value("attributes", fmt.Sprintf("%#x", e.Attributes)),
+		}})
+	}
+	slices.SortFunc(used, func(a, b gpt.Entry) int { return cmp.Compare(a.First, b.First) })
+	at := uint64(gptSectors)
+	gap := func(name string, end uint64) error {
+		if end <= at {
+			return nil
+		}
+		data, err := b.section(int64(at)*gpt.SectorSize, int64(end-at)*gpt.SectorSize)
+		out.members = append(out.members, member{name: name, data: data, derived: true})
+		return err
+	}
+	for _, e := range used {
+		if err := gap("space before "+e.Name, e.First); err != nil {
+			return content{}, err
+		}
+		at = max(at, e.Last+1)
+	}
+	return out, gap("space at the end", max(t.Sectors, gptSectors)-gptSectors)
+}
+
+// maxFAT bounds the volumes whose files are read into memory.
+const maxFAT = 1 << 30
+
+// openFAT lists the files of an EFI system partition.
+func openFAT(c *comparison, b blob) (content, error) {
+	if b.size > maxFAT {
+		return content{}, errors.New("too large to be read into memory")
+	}
+	files, err := fat.Read(b)
+	if err != nil {
+		return content{}, err
+	}
+	var out content
+	for _, f := range files {
+		out.members = append(out.members, member{name: f.Path, data: bytesBlob(f.Data)})
+	}
+	return out, nil
+}
