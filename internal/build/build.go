@@ -33,6 +33,7 @@ import (
 type Options struct {
 	Arch      string            // RPM architecture of the targets; the host's when empty
 	Jobs      int               // packages at once; the number of CPUs when 0
+	Memory    int64             // bytes that builds may take together; most of what is available when 0
 	KeepGoing bool              // build what does not need a failed target
 	Locked    bool              // fail rather than change slipway.lock
 	Cache     string            // root of the caches; see CacheDir
@@ -55,6 +56,7 @@ type Builder struct {
 	mu       sync.Mutex
 	done     map[string]*store.Result // by target name
 	rows     map[string]*Row          // for the report
+	took     map[string]store.History // of the sandboxes that have run
 	verified map[string]bool          // digests of blobs that were read and found right
 
 	indexMu sync.RWMutex
@@ -135,7 +137,7 @@ func (o Options) withDefaults() Options {
 
 // forget drops what is known of targets, so that a plan begins anew.
 func (b *Builder) forget() {
-	b.done, b.rows, b.index = map[string]*store.Result{}, map[string]*Row{}, rpm.NewIndex()
+	b.done, b.rows, b.took, b.index = map[string]*store.Result{}, map[string]*Row{}, map[string]store.History{}, rpm.NewIndex()
 }
 
 func cacheError(dir string, err error) error {
@@ -213,11 +215,8 @@ func (b *Builder) attempt(ctx context.Context, targets, wanted []*graph.Target) 
 			}
 			continue
 		}
-		j := &job{
-			name: t.Name, weight: b.weight(t),
-			run:  func(ctx context.Context) error { return b.make(ctx, t, slices.Contains(wanted, t)) },
-			skip: func() { b.skip(t) },
-		}
+		j := &job{name: t.Name, skip: func() { b.skip(t) }}
+		j.run = func(ctx context.Context) error { return b.make(ctx, t, slices.Contains(wanted, t), j.waited) }
 		for _, dep := range b.needs(t) {
 			if n := stale[dep.Name]; n != nil {
 				link(j, n)
@@ -240,7 +239,14 @@ func (b *Builder) attempt(ctx context.Context, targets, wanted []*graph.Target) 
 	if b.sdk.Digest != b.pinned {
 		return errReplan
 	}
-	errs := runAll(ctx, jobs, [pools]int{poolBuild: b.opt.Jobs, poolFetch: fetchSlots}, b.opt.KeepGoing)
+	b.weigh(left, stale)
+	l := limits{slots: [pools]int{poolBuild: b.opt.Jobs, poolFetch: fetchSlots}, cpus: float64(runtime.NumCPU()), memory: b.opt.Memory}
+	if l.memory == 0 {
+		if l.memory, err = memoryBudget(); err != nil {
+			return err
+		}
+	}
+	errs := l.run(ctx, jobs, b.opt.KeepGoing)
 	if cause := context.Cause(ctx); cause != nil {
 		return fmt.Errorf("interrupted (%w): what was built before is kept, and the next build goes on from there", cause)
 	}
@@ -303,19 +309,44 @@ func (b *Builder) rpmDir(t *graph.Target) string {
 	return filepath.Join(b.ws.Root, "build", "rpms", t.Package.Name)
 }
 
-// weight guesses how long a target takes from the size of its sources in bytes.
-func (b *Builder) weight(t *graph.Target) int64 {
-	w := int64(1)
-	if t.Package != nil {
-		for _, item := range items(t.Package) {
-			blob, _ := b.sources.Lookup(item)
-			if strings.HasPrefix(item.URL, "go:") {
-				blob.Size /= packing // the others are packed
-			}
-			w += blob.Size
+// weigh tells the queue what to expect of the jobs of targets: times and needs of
+// their last builds, else what manifests and the sizes of sources say.
+func (b *Builder) weigh(targets []*graph.Target, jobs map[string]*job) {
+	sizes, past := map[string]int64{}, map[string]store.History{}
+	for _, t := range targets {
+		sizes[t.Name] = 0
+		if t.Package != nil {
+			sizes[t.Name] = b.sourceSize(t.Package)
+		}
+		if h, ok := b.results.History(b.opt.Arch, t.Name); ok {
+			past[t.Name] = h
 		}
 	}
-	return w
+	times := expect(sizes, func(name string) (time.Duration, bool) {
+		h, ok := past[name]
+		return time.Duration(h.Wall * float64(time.Second)), ok
+	})
+	for _, t := range targets {
+		j := jobs[t.Name]
+		var declared workspace.PackageBuild
+		if t.Package != nil {
+			declared = t.Package.Build
+		}
+		j.weight = int64(times[t.Name])
+		j.cpus, j.memory = demand(declared, past[t.Name])
+	}
+}
+
+// sourceSize is about how many bytes a package's sources have when they are packed.
+func (b *Builder) sourceSize(p *workspace.Package) (size int64) {
+	for _, item := range items(p) {
+		blob, _ := b.sources.Lookup(item)
+		if strings.HasPrefix(item.URL, "go:") {
+			blob.Size /= packing // the others are packed
+		}
+		size += blob.Size
+	}
+	return size
 }
 
 // packing is about how many times smaller than plain a packed source archive is.
@@ -328,12 +359,13 @@ func (b *Builder) result(name string) *store.Result {
 }
 
 // make builds one target that had no result when the build began.
-func (b *Builder) make(ctx context.Context, t *graph.Target, wanted bool) (err error) {
+func (b *Builder) make(ctx context.Context, t *graph.Target, wanted bool, waited time.Duration) (err error) {
 	began := time.Now()
 	defer func() {
 		if err != nil && !errors.Is(err, errReplan) {
-			b.end(t, progress.Failed, nil, time.Since(began))
+			b.end(t, progress.Failed, nil, "", time.Since(began))
 		}
+		b.waited(t, waited)
 	}()
 	s, err := b.look(t)
 	if err != nil {
@@ -344,6 +376,8 @@ func (b *Builder) make(ctx context.Context, t *graph.Target, wanted bool) (err e
 	if err != nil {
 		return err
 	}
+	waited += time.Since(began)
+	began = time.Now()
 	defer unlock()
 	// another process may have made it meanwhile, or a changed dependency may
 	// have come out as it was
@@ -370,7 +404,7 @@ func (b *Builder) make(ctx context.Context, t *graph.Target, wanted bool) (err e
 	if err := b.view(ctx, t, s.result); err != nil {
 		return err
 	}
-	b.end(t, progress.Built, s.result, time.Since(began))
+	b.end(t, progress.Built, s.result, "", time.Since(began))
 	return nil
 }
 
@@ -427,6 +461,10 @@ func (b *Builder) solve(ctx context.Context, t *graph.Target, in plan.Inputs, re
 	if cerr := log.Close(); err == nil {
 		err = cerr
 	}
+	took := store.History{Wall: time.Since(began).Seconds(), CPU: log.cpu, Memory: log.memory}
+	b.mu.Lock()
+	b.took[t.Name] = took
+	b.mu.Unlock()
 	if err != nil {
 		var exit *engine.ExitError
 		if errors.As(err, &exit) {
@@ -440,7 +478,7 @@ func (b *Builder) solve(ctx context.Context, t *graph.Target, in plan.Inputs, re
 	b.display.Phase(t.Name, phaseStore)
 	artifact := store.Artifact{
 		Target: t.Name, Arch: b.opt.Arch, Inputs: in.Encode(), Dir: out, Attachments: map[string][]byte{},
-		History: store.History{Wall: time.Since(began).Seconds(), CPU: log.cpu, Memory: log.memory},
+		History: took,
 	}
 	if t.Package != nil {
 		if artifact.Attachments[mediaRPMs], err = describeRPMs(out); err != nil {
@@ -498,17 +536,27 @@ func (b *Builder) view(ctx context.Context, t *graph.Target, r *store.Result) er
 	return b.results.View(r, b.rpmDir(t))
 }
 
-// end notes how a target ended.
-func (b *Builder) end(t *graph.Target, status progress.Status, r *store.Result, took time.Duration) {
+// end notes how a target ended, and where its result came from if it was not
+// built now.
+func (b *Builder) end(t *graph.Target, status progress.Status, r *store.Result, from string, took time.Duration) {
 	b.mu.Lock()
-	row := &Row{Name: t.Name, Status: status, Wall: took.Seconds()}
+	row := &Row{Name: t.Name, Status: status, Wall: took.Seconds(), Source: from, CPU: b.took[t.Name].CPU, Memory: b.took[t.Name].Memory}
 	if r != nil {
-		b.done[t.Name] = r
 		row.CPU, _ = strconv.ParseFloat(r.Annotations[store.AnnotationCPU], 64)
+		row.Memory, _ = strconv.ParseInt(r.Annotations[store.AnnotationMemory], 10, 64)
 	}
 	b.rows[t.Name] = row
 	b.mu.Unlock()
 	b.display.Done(t.Name, status)
+}
+
+// waited notes how long a target was ready to be built, but could not be.
+func (b *Builder) waited(t *graph.Target, d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if row := b.rows[t.Name]; row != nil {
+		row.Wait = d.Seconds()
+	}
 }
 
 // skip notes that a target was not tried, unless its own sources are why.
@@ -517,14 +565,14 @@ func (b *Builder) skip(t *graph.Target) {
 	ended := b.rows[t.Name] != nil
 	b.mu.Unlock()
 	if !ended {
-		b.end(t, progress.Skipped, nil, 0)
+		b.end(t, progress.Skipped, nil, "", 0)
 	}
 }
 
 func (b *Builder) triple() string { return b.opt.Arch + "-" + b.ws.Config.Vendor + "-linux-gnu" }
 
 func (b *Builder) sandbox() recipe.Sandbox {
-	return recipe.Sandbox{SDKDigest: b.sdk.Digest, Arch: b.opt.Arch, Target: b.triple(), Epoch: b.ws.Config.ReleaseEpoch, Jobs: runtime.NumCPU(), Hold: b.hold}
+	return recipe.Sandbox{SDKDigest: b.sdk.Digest, Arch: b.opt.Arch, Target: b.triple(), Epoch: b.ws.Config.ReleaseEpoch, Hold: b.hold}
 }
 
 // rpmBlobs are the RPMs among a target's inputs, as blobs of the result store.

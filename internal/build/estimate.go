@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/procfs"
 
+	"slipway/internal/store"
 	"slipway/internal/workspace"
 )
 
@@ -45,19 +46,13 @@ func expect(sizes map[string]int64, past func(target string) (time.Duration, boo
 	return times
 }
 
-// demand tells how many processors and how many bytes of memory a package keeps
-// busy: as its manifest says, else as the last time, where past, its row of a
-// report, is not nil. Both are 0 when not known.
-func demand(declared workspace.PackageBuild, past *Row) (cpus float64, memory int64) {
-	cpus, memory = float64(declared.CPUs), declared.MemoryBytes()
-	if past == nil {
-		return cpus, memory
-	}
-	measured := 0.0
+// demand tells how many processors and how many bytes of memory a target keeps
+// busy: as its manifest says, else as the last time. Both are 0 when not known.
+func demand(declared workspace.PackageBuild, past store.History) (cpus float64, memory int64) {
 	if past.Wall > 0 {
-		measured = past.CPU / past.Wall
+		cpus = past.CPU / past.Wall
 	}
-	return cmp.Or(cpus, measured), cmp.Or(memory, past.Memory)
+	return cmp.Or(float64(declared.CPUs), cpus), cmp.Or(declared.MemoryBytes(), past.Memory)
 }
 
 // memoryBudget is how many bytes builds may take together on this machine: nine
@@ -73,7 +68,7 @@ func memoryBudget() (int64, error) {
 		return 0, fmt.Errorf("available memory: %w", err)
 	}
 	if info.MemAvailableBytes == nil {
-		return 0, errors.New("available memory: /proc/meminfo has no MemAvailable: give --memory")
+		return 0, errors.New("available memory: /proc/meminfo has no MemAvailable: give --max-memory")
 	}
 	return int64(*info.MemAvailableBytes / 10 * 9), nil
 }

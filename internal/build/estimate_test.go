@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"slipway/internal/store"
 	"slipway/internal/workspace"
 )
 
@@ -56,10 +57,10 @@ func TestExpect(t *testing.T) {
 }
 
 func TestDemand(t *testing.T) {
-	measured := &Row{Wall: 100, CPU: 250, Memory: 5 << 30}
+	measured := store.History{Wall: 100, CPU: 250, Memory: 5 << 30}
 	for name, c := range map[string]struct {
 		declared workspace.PackageBuild
-		past     *Row
+		past     store.History
 		cpus     float64
 		memory   int64
 	}{
@@ -67,7 +68,7 @@ func TestDemand(t *testing.T) {
 		"measured":              {past: measured, cpus: 2.5, memory: 5 << 30},
 		"declared":              {declared: workspace.PackageBuild{CPUs: 8, Memory: "6GiB"}, past: measured, cpus: 8, memory: 6 << 30},
 		"memory alone declared": {declared: workspace.PackageBuild{Memory: "512MiB"}, past: measured, cpus: 2.5, memory: 512 << 20},
-		"took no time":          {past: &Row{CPU: 1}},
+		"took no time":          {past: store.History{CPU: 1}},
 	} {
 		if cpus, memory := demand(c.declared, c.past); cpus != c.cpus || memory != c.memory {
 			t.Errorf("%s: %v processors, %d bytes", name, cpus, memory)

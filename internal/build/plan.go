@@ -295,7 +295,7 @@ func (b *Builder) found(ctx context.Context, s *step, wanted bool, took time.Dur
 	if s.from == FromTeam {
 		status = progress.Fetched
 	}
-	b.end(s.target, status, s.result, took)
+	b.end(s.target, status, s.result, s.from, took)
 	return nil
 }
 

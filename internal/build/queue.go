@@ -60,11 +60,6 @@ type limits struct {
 	memory int64      // bytes that builds may need at their peaks together; 0 is no bound
 }
 
-// runAll is limits.run without bounds on processors and memory.
-func runAll(ctx context.Context, jobs []*job, slots [pools]int, keepGoing bool) []error {
-	return limits{slots: slots}.run(ctx, jobs, keepGoing)
-}
-
 // run runs every job once what it needs has ended well, the longest chain first,
 // as many at a time as the limits admit. After a failure no further job is
 // started, unless keepGoing, but those that run may end: their work is kept. Jobs

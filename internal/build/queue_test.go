@@ -63,7 +63,7 @@ func TestRunAll(t *testing.T) {
 				}
 				j.skip = func() { skipped = append(skipped, j) }
 			}
-			errs := runAll(context.Background(), jobs, [pools]int{1, 1}, c.keepGoing)
+			errs := limits{slots: [pools]int{1, 1}}.run(context.Background(), jobs, c.keepGoing)
 			if diff := cmp.Diff(c.ran, names(ran)); diff != "" {
 				t.Errorf("ran: %s", diff)
 			}
@@ -107,7 +107,7 @@ func TestRunAllKeepsToItsSlots(t *testing.T) {
 		}
 		jobs = append(jobs, j)
 	}
-	errs := runAll(context.Background(), jobs, slots, false)
+	errs := limits{slots: slots}.run(context.Background(), jobs, false)
 	if most != slots || errs != nil {
 		t.Errorf("%v at once, errors %v", most, errs)
 	}
@@ -126,7 +126,7 @@ func TestRunAllCancelled(t *testing.T) {
 		}
 		j.skip = func() { skipped++ }
 	}
-	runAll(ctx, jobs, [pools]int{1, 1}, true)
+	limits{slots: [pools]int{1, 1}}.run(ctx, jobs, true)
 	if ran != 1 || skipped != 4 {
 		t.Errorf("ran %d, skipped %d", ran, skipped)
 	}

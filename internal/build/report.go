@@ -16,13 +16,6 @@ import (
 	"slipway/internal/progress"
 )
 
-// Annotations on results: what their sandbox took.
-const (
-	AnnotationWall   = "dev.slipway.wall-seconds"
-	AnnotationCPU    = "dev.slipway.cpu-seconds"  // user and system time
-	AnnotationMemory = "dev.slipway.memory-bytes" // at its peak, without page cache
-)
-
 // Report is what a build did, as written to build/reports/<time>.json. Times are
 // in seconds.
 type Report struct {
@@ -191,22 +184,4 @@ func parseReport(raw []byte) (*Report, error) {
 		}
 	}
 	return r, nil
-}
-
-// historyLength is how many reports are looked through for earlier builds.
-const historyLength = 100
-
-// history gives for each target the row of the last report in which it was built.
-// Reports that cannot be read count as none: builds are only less well planned.
-func history(root string) map[string]*Row {
-	reports, _, _ := Reports(root, historyLength)
-	rows := map[string]*Row{}
-	for _, r := range reports {
-		for _, row := range r.Targets {
-			if row.Status == progress.Built && rows[row.Name] == nil {
-				rows[row.Name] = row
-			}
-		}
-	}
-	return rows
 }

@@ -131,13 +131,6 @@ func TestReports(t *testing.T) {
 	if reports, damaged, _ := Reports(root, 1); len(reports) != 1 || damaged != nil {
 		t.Errorf("the last: %v, %v", reports, damaged)
 	}
-	walls := map[string]float64{}
-	for name, row := range history(root) {
-		walls[name] = row.Wall
-	}
-	if diff := cmp.Diff(map[string]float64{"a": 3, "b": 2}, walls); diff != "" {
-		t.Errorf("history: %s", diff)
-	}
 }
 
 // A report that cannot be written leaves none that is half.

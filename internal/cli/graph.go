@@ -28,25 +28,22 @@ dependencies on anything else.
 With --path and two targets it shows a shortest way from the first to the second:
 each dependency with the place where it stands, and the RPM that meets it. If the
 first does not need the second, the exit status is 1.`,
-		Example: `  slipway graph --rdeps packages/glibc
-  slipway graph --path variants/dev packages/glibc`,
 		Args: func(cmd *cobra.Command, args []string) error {
+			if path || rdeps || direct {
+				return nil // checked together with the flags
+			}
+			return cobra.MaximumNArgs(1)(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case path && rdeps:
 				return errors.New("--path and --rdeps do not go together")
 			case direct && !rdeps:
 				return errors.New("--direct goes with --rdeps only")
 			case path && len(args) != 2:
-				return fmt.Errorf("--path takes two targets, received %d", len(args))
+				return fmt.Errorf("--path takes two targets, the one that needs and the one that is needed; %d given", len(args))
 			case rdeps && len(args) != 1:
-				return fmt.Errorf("--rdeps takes one target, received %d", len(args))
-			case path:
-				return nil
-			}
-			return cobra.MaximumNArgs(1)(cmd, args)
-		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			switch {
+				return fmt.Errorf("--rdeps takes one target, %d given", len(args))
 			case format != "text" && format != "dot" && format != "json":
 				return fmt.Errorf("--format %s: it is text, dot or json", format)
 			case path && format == "dot":

@@ -313,7 +313,7 @@ stops it for all hosts, and --resume goes on where it stopped. --max-version, wi
 			if edits == 0 {
 				m, err := tufrepo.ReadManifest(cmd.Context(), tufrepo.Folder(args[0]), tufrepo.ValidateOptions{})
 				if err != nil {
-					return err
+					return fmt.Errorf("%s: %w", args[0], err)
 				}
 				printWaves(cmd.OutOrStdout(), m, time.Now())
 				return nil
@@ -559,7 +559,7 @@ one has expired or will within that time, such as 5d or 36h.`,
 			}
 			list, err := tufrepo.ReadExpiries(cmd.Context(), source, o)
 			if err != nil {
-				return err
+				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			now := time.Now()
 			printExpiries(cmd.OutOrStdout(), list, now)

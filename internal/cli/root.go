@@ -102,7 +102,7 @@ them dm-verity-protected, bootable disk images.`,
 	root.PersistentFlags().StringVarP(&g.dir, "directory", "C", ".", "folder in the workspace to work in")
 	root.PersistentFlags().StringVar(&g.arch, "arch", build.HostArch(), "architecture of the targets")
 	root.AddCommand(
-		buildCommand(g), fetchCommand(g), planCommand(g), whyCommand(g), graphCommand(g), checkCommand(g), reportCommand(g), repoCommand(g), runCommand(g), shellCommand(g), sdkCommand(g), engineCommand(), docsCommand(),
+		buildCommand(g), fetchCommand(g), planCommand(g), whyCommand(g), graphCommand(g), affectedCommand(g), checkCommand(g), reportCommand(g), repoCommand(g), runCommand(g), shellCommand(g), sdkCommand(g), engineCommand(), docsCommand(),
 	)
 	explainArgs(root)
 	return root
@@ -160,6 +160,7 @@ func (g *global) load() (*workspace.Workspace, error) {
 // buildFlags are the flags of commands that may build.
 type buildFlags struct {
 	jobs      int
+	memory    string
 	keepGoing bool
 	locked    bool
 	logs      bool
@@ -168,6 +169,7 @@ type buildFlags struct {
 
 func (f *buildFlags) add(cmd *cobra.Command) {
 	cmd.Flags().IntVarP(&f.jobs, "jobs", "j", 0, "targets to build at once (default: number of CPUs)")
+	cmd.Flags().StringVar(&f.memory, "max-memory", "", "memory that builds may take together, such as 8GiB (default: most of what is available)")
 	cmd.Flags().BoolVarP(&f.keepGoing, "keep-going", "k", false, "after a failure, still build what does not depend on it")
 	cmd.Flags().BoolVar(&f.locked, "locked", false, "fail rather than change slipway.lock")
 	cmd.Flags().BoolVar(&f.logs, "logs", false, "show every line that builds print")
@@ -180,6 +182,13 @@ func (g *global) builder(cmd *cobra.Command, f *buildFlags) (*build.Builder, *pr
 	case progress.Auto, progress.Live, progress.Plain:
 	default:
 		return nil, nil, fmt.Errorf("--progress %s: it is auto, live or plain", f.progress)
+	}
+	var memory int64
+	if f.memory != "" {
+		var err error
+		if memory, err = workspace.ParseSize(f.memory); err != nil {
+			return nil, nil, fmt.Errorf("--max-memory: %w", err)
+		}
 	}
 	ws, err := g.load()
 	if err != nil {
@@ -199,7 +208,7 @@ func (g *global) builder(cmd *cobra.Command, f *buildFlags) (*build.Builder, *pr
 	}
 	display := progress.New(cmd.ErrOrStderr(), progress.Options{Mode: progress.Mode(f.progress), Logs: f.logs})
 	b, err := build.New(ws, build.Options{
-		Arch: g.arch, Jobs: f.jobs, KeepGoing: f.keepGoing, Locked: f.locked, Cache: cache, Engine: connect, Display: display, Team: ws.TeamCache(user),
+		Arch: g.arch, Jobs: f.jobs, Memory: memory, KeepGoing: f.keepGoing, Locked: f.locked, Cache: cache, Engine: connect, Display: display, Team: ws.TeamCache(user),
 	})
 	if err != nil {
 		display.Close()

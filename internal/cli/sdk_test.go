@@ -31,8 +31,8 @@ import (
 
 // sdkPackages are the packages of this machine whose files make the fixture
 // SDK, with the libraries that their programs need. It has neither compiler nor
-// dnf: specs without BuildRequires can be built in it.
-var sdkPackages = []string{"bash", "dash", "coreutils", "sed", "grep", "diffutils", "file", "findutils", "tar", "gzip", "mawk", "libmagic-mgc", "rpm", "rpm-common"}
+// dnf.
+var sdkPackages = []string{"bash", "dash", "coreutils", "sed", "grep", "diffutils", "file", "findutils", "tar", "gzip", "mawk", "util-linux", "libmagic-mgc", "rpm", "rpm-common"}
 
 var sdkPruned = regexp.MustCompile(`^usr/share/(doc|man|locale|info|lintian|bash-completion|bug)(/|$)`)
 

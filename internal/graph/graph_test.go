@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -212,6 +213,103 @@ func TestQueries(t *testing.T) {
 	bash, _ := g.Lookup("packages/bash")
 	if len(bash.Unresolved) != 1 || bash.Unresolved[0].Dep.Text != "libdl.so.2" || bash.Unresolved[0].RPM != "dinghy-bash" {
 		t.Errorf("unresolved of bash: %+v", bash.Unresolved)
+	}
+}
+
+func lookup(t *testing.T, g *graph.Graph, name string) *graph.Target {
+	t.Helper()
+	target, err := g.Lookup(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return target
+}
+
+// What depends on a target is what has it in its closure, and the target by which
+// a change gets there is on the way.
+func TestDependents(t *testing.T) {
+	g := build(t, "testdata/small.txtar")
+	for _, target := range g.Targets {
+		by := g.Spread(target)
+		var want []*graph.Target
+		for _, d := range g.Topo() {
+			closure := g.Closure(d)
+			in := d != target && slices.Contains(closure, target)
+			if in {
+				want = append(want, d)
+			}
+			if via := by[d]; in != (via != nil) {
+				t.Errorf("a change of %s gets to %s by %v", target.Name, d.Name, via)
+			} else if in && (!slices.Contains(closure, via) || via != target && by[via] == nil) {
+				t.Errorf("a change of %s does not get to %s by %s", target.Name, d.Name, via.Name)
+			}
+		}
+		if diff := cmp.Diff(names(want), names(g.Dependents(target))); diff != "" {
+			t.Errorf("dependents of %s (-want +got):\n%s", target.Name, diff)
+		}
+		for _, d := range g.Targets {
+			if direct := slices.Contains(g.DirectDependents(target), d); direct != slices.Contains(d.Depends, target) {
+				t.Errorf("%s is a direct dependent of %s: %v", d.Name, target.Name, direct)
+			}
+		}
+	}
+	two := g.Dependents(lookup(t, g, "packages/ncurses"), lookup(t, g, "packages/tools"))
+	if want := "packages/bash variants/with-all"; !sameSet(want, names(two)) {
+		t.Errorf("dependents of ncurses and tools: %s\nwant %s", names(two), want)
+	}
+	var out bytes.Buffer
+	if err := graph.WriteText(&out, graph.Within(append(two, lookup(t, g, "packages/ncurses")))); err != nil {
+		t.Fatal(err)
+	}
+	want := "packages/bash\n  packages/ncurses\npackages/ncurses\nvariants/with-all\n  packages/bash\n  packages/ncurses\n"
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("within some targets (-want +got):\n%s", diff)
+	}
+}
+
+// There is a path to whatever is in the closure and to nothing else, each step of
+// it begins where the one before ended.
+func TestPath(t *testing.T) {
+	g := build(t, "testdata/small.txtar")
+	for _, from := range g.Targets {
+		closure := g.Closure(from)
+		for _, to := range g.Targets {
+			steps := g.Path(from, to)
+			if in := from != to && slices.Contains(closure, to); in != (len(steps) > 0) {
+				t.Errorf("from %s to %s: %d steps", from.Name, to.Name, len(steps))
+			}
+			at, rpm := from, ""
+			for _, s := range steps {
+				if s.From != at || s.RPM != "" && s.RPM != rpm {
+					t.Errorf("from %s to %s: a step from %s %s, but the one before led to %s %s", from.Name, to.Name, s.From.Name, s.RPM, at.Name, rpm)
+				}
+				at, rpm = s.To, s.By
+			}
+			if len(steps) > 0 && at != to {
+				t.Errorf("the path from %s to %s leads to %s", from.Name, to.Name, at.Name)
+			}
+		}
+	}
+	for _, c := range []struct{ from, to, want string }{
+		{"packages/bash", "packages/filesys", `packages/bash needs packages/filesys because
+  packages/bash has BuildRequires: dinghy-glibc-devel >= 2.30 at packages/bash/bash.spec:6 → RPM dinghy-glibc-devel of packages/glibc
+  RPM dinghy-glibc-devel of packages/glibc has Requires: dinghy-glibc = 2.36 at packages/glibc/glibc.spec:13 → RPM dinghy-glibc of packages/glibc
+  RPM dinghy-glibc of packages/glibc has Requires: dinghy-filesys at packages/glibc/glibc.spec:9 → RPM dinghy-filesys of packages/filesys
+`},
+		{"variants/with-all", "packages/headers", `variants/with-all needs packages/headers because
+  variants/with-all has included-packages: dinghy-glibc-tools at variants/with-all/variant.toml:1:22 → RPM dinghy-glibc-tools of packages/glibc
+  packages/glibc has BuildRequires: dinghy-headers at packages/glibc/glibc.spec:8 → RPM dinghy-headers of packages/headers
+`},
+		{"packages/tools", "sdk", "packages/tools needs sdk because\n  packages/tools is made in the SDK → sdk\n"},
+	} {
+		from, to := lookup(t, g, c.from), lookup(t, g, c.to)
+		var out bytes.Buffer
+		if err := graph.WritePath(&out, from, to, g.Path(from, to)); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.want, out.String()); diff != "" {
+			t.Errorf("from %s to %s (-want +got):\n%s", c.from, c.to, diff)
+		}
 	}
 }
 

@@ -61,6 +61,19 @@ func TestScale(t *testing.T) {
 	if len(last.Depends) != n+1 {
 		t.Errorf("the variant has %d dependencies", len(last.Depends))
 	}
+	first, err := g.Lookup("packages/p000000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := g.Dependents(first); len(d) != n || d[n-1] != last {
+		t.Errorf("%d dependents of the first package", len(d))
+	}
+	if d := g.Dependents(g.Targets[:n]...); len(d) != 1 || d[0] != last {
+		t.Errorf("%d dependents of all packages", len(d))
+	}
+	if p := g.Path(last, first); len(p) != n || p[0].From != last || p[n-1].To != first {
+		t.Errorf("path of %d steps", len(p))
+	}
 	var out bytes.Buffer
 	if err := WriteJSON(&out, g.Targets); err != nil {
 		t.Fatal(err)

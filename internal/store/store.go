@@ -514,11 +514,11 @@ func (s *Store) AddBlob(d string, r io.Reader) error {
 // other content is an ErrCorrupt, and is not stored.
 func (s *Store) NewBlob(d string) (io.WriteCloser, error) {
 	t, err := os.CreateTemp(filepath.Join(s.dir, "tmp"), "write-")
-	return &blobWriter{File: t, sum: sha256.New(), digest: d, path: s.Path(d)}, err
+	return &blobWriter{file: t, sum: sha256.New(), digest: d, path: s.Path(d)}, err
 }
 
 type blobWriter struct {
-	*os.File
+	file         *os.File // not embedded: io.Copy would call its ReadFrom
 	sum          hash.Hash
 	digest, path string
 }
@@ -526,20 +526,20 @@ type blobWriter struct {
 // Write implements io.Writer.
 func (w *blobWriter) Write(p []byte) (int, error) {
 	w.sum.Write(p)
-	return w.File.Write(p)
+	return w.file.Write(p)
 }
 
 // Close implements io.Closer.
 func (w *blobWriter) Close() error {
-	defer os.Remove(w.Name())
-	err := errors.Join(w.Chmod(0o444), w.Sync(), w.File.Close())
+	defer os.Remove(w.file.Name())
+	err := errors.Join(w.file.Chmod(0o444), w.file.Sync(), w.file.Close())
 	if got := "sha256:" + hex.EncodeToString(w.sum.Sum(nil)); err == nil && got != w.digest {
 		err = fmt.Errorf("%w: content of digest %s instead of %s", ErrCorrupt, got, w.digest)
 	}
 	if err != nil {
 		return err
 	}
-	return os.Rename(w.Name(), w.path)
+	return os.Rename(w.file.Name(), w.path)
 }
 
 // add hashes a file and moves it to its blob's place, unless that has it already.

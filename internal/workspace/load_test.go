@@ -179,6 +179,7 @@ func TestLoad(t *testing.T) {
 			DefaultVariant: "dev", ReleaseEpoch: 1700000000,
 			Sources: workspace.Sources{Lookaside: []string{"https://cache.example.org/x", "file:///srv/cache"}},
 			Build:   workspace.BuildOptions{Debuginfo: true},
+			Cache:   workspace.Cache{Read: true},
 			Macros:  map[string]string{"_with_docs": "0"},
 		},
 		Packages: []*workspace.Package{{

@@ -1,0 +1,111 @@
+package tufrepo
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
+
+	"slipway/internal/update"
+)
+
+// compressions are the endings of file names by which images are known to be
+// compressed.
+var compressions = map[string]string{".lz4": update.LZ4, ".zst": update.Zstd}
+
+// splitCompression takes the ending for a compression from a file name.
+func splitCompression(name string) (rest, ending, compression string) {
+	for ending, compression := range compressions {
+		if rest, ok := strings.CutSuffix(name, ending); ok {
+			return rest, ending, compression
+		}
+	}
+	return name, "", update.None
+}
+
+// decompress reads through a compression.
+func decompress(r io.Reader, compression string) (io.Reader, func(), error) {
+	switch compression {
+	case update.LZ4:
+		return lz4.NewReader(r), func() {}, nil
+	case update.Zstd:
+		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return nil, nil, err
+		}
+		return d, d.Close, nil
+	case update.None:
+		return r, func() {}, nil
+	}
+	return nil, nil, fmt.Errorf("unknown compression %q", compression)
+}
+
+// measure reads an image to its end, and gives its size and digest as it is and
+// decompressed. An error of r comes before one of the decompression.
+func measure(r io.Reader, compression string) (image update.Image, err error) {
+	sum, contentSum := sha256.New(), sha256.New()
+	counted := &counter{r: io.TeeReader(r, sum)}
+	content, done, err := decompress(counted, compression)
+	if err != nil {
+		return image, err
+	}
+	defer done()
+	n, err := io.Copy(contentSum, content)
+	if _, rest := io.Copy(io.Discard, counted); rest != nil {
+		return image, rest
+	}
+	if err != nil {
+		return image, fmt.Errorf("decompress: %w", err)
+	}
+	image.Compression = compression
+	image.Size, image.SHA256 = counted.n, sumOf(sum)
+	image.ContentSize, image.ContentSHA256 = n, sumOf(contentSum)
+	return image, nil
+}
+
+// counter counts what is read, and keeps the error that ended it.
+type counter struct {
+	r   io.Reader
+	n   int64
+	err error
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	if c.err != nil {
+		return 0, c.err
+	}
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	c.err = err
+	return n, err
+}
+
+// measureFile measures a regular file.
+func measureFile(ctx context.Context, path, compression string) (update.Image, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return update.Image{}, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("not a regular file")
+	}
+	if err == nil && info.Size() == 0 {
+		err = errors.New("the file is empty")
+	}
+	var image update.Image
+	if err == nil {
+		image, err = measure(reader{ctx, f}, compression)
+	}
+	if err != nil {
+		return update.Image{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return image, nil
+}
