@@ -3,12 +3,14 @@
 // that a plan finds everything built.
 //
 // Package number i needs three earlier ones, drawn evenly with a fixed seed: it
-// has BuildRequires on their devel subpackages, and its main package Requires
-// their main packages. The same N always gives the same files.
+// has BuildRequires on their devel subpackages. With -requires its main package
+// also Requires their main packages; how much is installed for a package then grows
+// with the number of packages, about as its 2/3rd power. One package more, named
+// all, needs every package that no other needs. The same flags always give the same
+// files.
 package main
 
 import (
-	"bufio"
 	"errors"
 	"flag"
 	"fmt"
@@ -22,18 +24,27 @@ import (
 // fanOut is how many earlier packages each needs.
 const fanOut = 3
 
+// wanted is the graph of a workspace: the packages that each needs. The last is
+// the package all.
+type wanted struct {
+	deps     [][]int
+	requires bool
+}
+
 func main() {
 	n := flag.Int("n", 1000, "number of packages")
 	dir := flag.String("dir", "", "folder to write the workspace to; must not exist")
 	cache := flag.String("cache", "", "cache folder (SLIPWAY_CACHE) to put results of all packages into; none when empty")
+	requires := flag.Bool("requires", false, "main packages require those of their dependencies")
 	flag.Parse()
 	if *dir == "" || *n < 1 || flag.NArg() > 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
-	err := generate(*dir, *n)
+	w := wanted{deps: dependencies(*n), requires: *requires}
+	err := w.write(*dir)
 	if err == nil && *cache != "" {
-		err = seed(*dir, *cache)
+		err = w.seed(*dir, *cache)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "workspace:", err)
@@ -42,22 +53,37 @@ func main() {
 }
 
 // dependencies gives for each of n packages the earlier ones that it needs,
-// sorted: three, or as many as there are before it.
+// sorted: three, or as many as there are before it; and after them for the package
+// all.
 func dependencies(n int) [][]int {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	deps := make([][]int, n)
-	for i := range deps {
+	deps := make([][]int, n+1)
+	needed := make([]bool, n)
+	for i := range n {
 		for len(deps[i]) < min(i, fanOut) {
 			if d := rnd.IntN(i); !slices.Contains(deps[i], d) {
 				deps[i] = append(deps[i], d)
+				needed[d] = true
 			}
 		}
 		slices.Sort(deps[i])
 	}
+	for i := range needed {
+		if !needed[i] {
+			deps[n] = append(deps[n], i)
+		}
+	}
 	return deps
 }
 
-func generate(dir string, n int) error {
+func (w *wanted) name(i int) string {
+	if i == len(w.deps)-1 {
+		return "all"
+	}
+	return fmt.Sprintf("p%05d", i)
+}
+
+func (w *wanted) write(dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
@@ -68,25 +94,13 @@ func generate(dir string, n int) error {
 		path := filepath.Join(dir, filepath.FromSlash(name))
 		return errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644))
 	}
-	deps := dependencies(n)
-	needed := make([]bool, n)
-	for i, list := range deps {
-		for _, d := range list {
-			needed[d] = true
-		}
-		name := packageName(i)
+	for i := range w.deps {
+		name := w.name(i)
 		err := errors.Join(
 			write("packages/"+name+"/package.toml", "releases-url = \"https://example.com/"+name+"/\"\n"),
-			write("packages/"+name+"/"+name+".spec", spec(i, list)))
+			write("packages/"+name+"/"+name+".spec", w.spec(i)))
 		if err != nil {
 			return err
-		}
-	}
-	// what no other package needs brings everything with it
-	var included strings.Builder
-	for i, is := range needed {
-		if !is {
-			fmt.Fprintf(&included, "  %q,\n", packageName(i))
 		}
 	}
 	return errors.Join(
@@ -95,35 +109,32 @@ name = "scale"
 vendor = "scale"
 version = "1.0.0"
 source-date-epoch = 1700000000
-default-variant = "all"
 `),
 		write("sdk/sdk.toml", `name = "scale-sdk"
 suite = "bookworm"
 arches = ["x86_64", "aarch64"]
 packages = ["rpm"]
-`),
-		write("variants/all/variant.toml", "included-packages = [\n"+included.String()+"]\n"))
+`))
 }
 
-func packageName(i int) string { return fmt.Sprintf("p%05d", i) }
-
 // spec is a spec file as a small library has it.
-func spec(i int, deps []int) string {
+func (w *wanted) spec(i int) string {
 	var b strings.Builder
-	w := bufio.NewWriter(&b)
-	fmt.Fprintf(w, `Name: %%{_cross_os}%s
+	fmt.Fprintf(&b, `Name: %%{_cross_os}%s
 Version: 1.%d
 Release: 1%%{?dist}
 Summary: Library number %d
 License: MIT
-`, packageName(i), i, i)
-	for _, d := range deps {
-		fmt.Fprintf(w, "BuildRequires: %%{_cross_os}%s-devel\n", packageName(d))
+`, w.name(i), i, i)
+	for _, d := range w.deps[i] {
+		fmt.Fprintf(&b, "BuildRequires: %%{_cross_os}%s-devel\n", w.name(d))
 	}
-	for _, d := range deps {
-		fmt.Fprintf(w, "Requires: %%{_cross_os}%s\n", packageName(d))
+	if w.requires {
+		for _, d := range w.deps[i] {
+			fmt.Fprintf(&b, "Requires: %%{_cross_os}%s\n", w.name(d))
+		}
 	}
-	fmt.Fprintf(w, `
+	fmt.Fprintf(&b, `
 %%description
 %%{summary}.
 
@@ -147,7 +158,6 @@ ln -s lib%[2]s.so.1 %%{buildroot}%%{_cross_libdir}/lib%[2]s.so
 
 %%files devel
 %%{_cross_libdir}/lib%[2]s.so
-`, i, packageName(i))
-	_ = w.Flush() // to memory
+`, i, w.name(i))
 	return b.String()
 }

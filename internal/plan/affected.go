@@ -52,7 +52,7 @@ func FindAffected(now, then Side, files []string) (list []Affected, removed []st
 	}
 	m.facts(files)
 	by := map[string]string{}
-	for _, g := range []*graph.Graph{then.Graph, now.Graph} {
+	for _, g := range []*graph.Graph{now.Graph} {
 		var own []*graph.Target
 		for _, t := range g.Targets {
 			if m.own[t.Name] != nil {

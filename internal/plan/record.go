@@ -43,6 +43,9 @@ type seen struct {
 	path string
 }
 
+// absent is the signature of a file that is not there.
+const absent = 0
+
 // racy is how old a change must be to be told from a later one: the granularity
 // of time stamps in file systems.
 const racy = 20 * time.Millisecond
@@ -80,6 +83,10 @@ func (r *Record) Watch(ws *workspace.Workspace, began time.Time) error {
 	limit := began.Add(-racy).UnixNano()
 	for _, path := range paths {
 		st, err := lstat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			r.inputs = append(r.inputs, seen{absent, path})
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -145,7 +152,13 @@ func (r *Record) Holds(views bool) bool {
 					if changed.Load() {
 						return
 					}
-					if unix.Lstat(s.path, &st) != nil || sig(&st) != s.sig {
+					now := uint64(absent)
+					if err := unix.Lstat(s.path, &st); err == nil {
+						now = sig(&st)
+					} else if !errors.Is(err, unix.ENOENT) {
+						changed.Store(true)
+					}
+					if now != s.sig {
 						changed.Store(true)
 					}
 				}

@@ -362,7 +362,7 @@ func untar(ctx context.Context, path, dir string) error {
 	archive := tar.NewReader(reader{ctx, f})
 	for {
 		h, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

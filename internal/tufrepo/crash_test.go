@@ -38,7 +38,9 @@ func TestCrash(t *testing.T) {
 	both := append(policies().AllKeys(), rotated().AllKeys()...)
 	operations := map[string]func(context.Context, *testing.T, *Repo) (*Change, error){
 		"add": func(ctx context.Context, t *testing.T, r *Repo) (*Change, error) {
-			return r.Add(ctx, policies(), release(t, "1.2.0"))
+			rel := release(t, "1.2.0")
+			rel.SBOM = nil // one write more or less of a target tells nothing
+			return r.Add(ctx, policies(), rel)
 		},
 		"refresh": func(_ context.Context, _ *testing.T, r *Repo) (*Change, error) { return r.Refresh(policies(), true) },
 		"pause": func(ctx context.Context, _ *testing.T, r *Repo) (*Change, error) {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"text/template"
@@ -53,7 +54,7 @@ var descriptor = template.Must(template.New("ovf").Parse(descriptorText))
 // disk comes last but is written first, to a file beside the archive, as the
 // other two hold its size and digest.
 func writeOVA(ctx context.Context, w *os.File, src *Disk, o Options) (err error) {
-	disk, err := os.CreateTemp("", "slipway-vmdk-*")
+	disk, err := os.CreateTemp(filepath.Dir(w.Name()), ".vmdk-*")
 	if err != nil {
 		return err
 	}
