@@ -103,7 +103,7 @@ branch left another one:
 }
 
 // then reads the workspace as it was before changes. Where there was none, or it
-// had findings, it says so, and the side is empty.
+// has findings, it says why, and the side is empty.
 func (g *global) then(ctx context.Context, now plan.Side, changes *plan.Range) (then plan.Side, why string, err error) {
 	if !changes.Manifests() {
 		return now, "", nil
@@ -113,24 +113,20 @@ func (g *global) then(ctx context.Context, now plan.Side, changes *plan.Range) (
 		return then, "", err
 	}
 	defer os.RemoveAll(dir)
-	found, err := changes.Restore(ctx, dir)
-	if err != nil {
-		return then, "", err
-	}
-	if !found {
-		return then, fmt.Sprintf("there was no workspace at %.12s", changes.Commit), nil
-	}
-	ws, err := workspace.Load(dir)
-	if err == nil {
-		then.Graph, err = build.Graph(ws, g.arch)
-	}
 	var findings workspace.Errors
+	then.Workspace, err = changes.Workspace(ctx, now.Workspace, dir)
 	switch {
-	case errors.As(err, &findings):
-		return then, fmt.Sprintf("the workspace as it was at %.12s has findings, such as %v", changes.Commit, findings[0]), nil
-	case err != nil:
-		return then, fmt.Sprintf("the workspace as it was at %.12s cannot be read: %v", changes.Commit, err), nil
+	case errors.Is(err, plan.ErrNoWorkspaceThen):
+		return then, err.Error(), nil
+	case err != nil && !errors.As(err, &findings):
+		return then, "", fmt.Errorf("read the workspace as it was at %.12s: %w", changes.Commit, err)
+	case err == nil:
+		if then.Graph, err = build.Graph(then.Workspace, g.arch); err == nil {
+			return then, "", nil
+		}
 	}
-	then.Workspace = ws
-	return then, "", nil
+	if errors.As(err, &findings) {
+		err = findings[0]
+	}
+	return plan.Side{}, fmt.Sprintf("the workspace as it was at %.12s has findings, such as %v", changes.Commit, err), nil
 }

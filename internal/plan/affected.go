@@ -52,7 +52,7 @@ func FindAffected(now, then Side, files []string) (list []Affected, removed []st
 	}
 	m.facts(files)
 	by := map[string]string{}
-	for _, g := range []*graph.Graph{now.Graph} {
+	for _, g := range []*graph.Graph{then.Graph, now.Graph} {
 		var own []*graph.Target
 		for _, t := range g.Targets {
 			if m.own[t.Name] != nil {
@@ -284,19 +284,51 @@ func (r *Range) explain(ctx context.Context, err error) error {
 	return fmt.Errorf("git: %w", err)
 }
 
-// Restore writes the workspace as it was at the revision into the empty folder
-// dir: manifests, specs and what else lies in the folders of packages and
-// variants, but of sources/ only the folders. It is false where there was none.
-func (r *Range) Restore(ctx context.Context, dir string) (found bool, err error) {
+// ErrNoWorkspaceThen says that there was no workspace at the revision.
+var ErrNoWorkspaceThen = errors.New("there was no workspace")
+
+// Workspace reads the workspace as it was at the revision, with dir, an empty
+// folder, for the files that differ from those of now, the workspace as it is.
+// Errors of the manifests are a workspace.Errors.
+func (r *Range) Workspace(ctx context.Context, now *workspace.Workspace, dir string) (*workspace.Workspace, error) {
+	changed := map[string]bool{} // packages
+	for _, f := range r.Files {
+		if rest, ok := strings.CutPrefix(f+"/", "packages/"); ok {
+			name, _, _ := strings.Cut(rest, "/")
+			changed[name] = true
+		}
+	}
+	if err := r.restore(ctx, dir, changed); err != nil {
+		return nil, err
+	}
+	ws, err := workspace.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range now.Packages {
+		if !changed[p.Name] && !changed[""] {
+			ws.Packages = append(ws.Packages, p)
+		}
+	}
+	slices.SortFunc(ws.Packages, func(a, b *workspace.Package) int { return strings.Compare(a.Name, b.Name) })
+	return ws, nil
+}
+
+// restore writes files of the revision into dir: the manifests of the workspace,
+// its variants and its SDK, the folders of the packages that changed, and of
+// sources/ the folders alone.
+func (r *Range) restore(ctx context.Context, dir string, changed map[string]bool) error {
 	tree, err := r.git(ctx, "ls-tree", "-r", "-z", r.Commit, "--", workspace.RootFile, workspace.SDKFile, "packages", "variants", "sources")
 	if err != nil {
-		return false, err
+		return err
 	}
 	into, err := os.OpenRoot(dir)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer into.Close()
+	found := false
+	made := map[string]bool{}
 	var names, objects []string
 	for entry := range strings.SplitSeq(strings.TrimSuffix(string(tree), "\x00"), "\x00") {
 		head, name, _ := strings.Cut(entry, "\t") // "<mode> <type> <object>\t<path>"
@@ -304,24 +336,29 @@ func (r *Range) Restore(ctx context.Context, dir string) (found bool, err error)
 		if len(fields) != 3 {
 			continue
 		}
+		first, rest, _ := strings.Cut(name, "/")
+		if pkg, _, _ := strings.Cut(rest, "/"); first == "packages" && !changed[pkg] {
+			continue
+		}
 		folder := path.Dir(name)
-		if fields[1] == "commit" { // of another repository: its folder
+		if fields[1] == "commit" { // another repository: a folder
 			folder = name
 		}
-		if err := into.MkdirAll(folder, 0o755); err != nil {
-			return false, err
-		}
-		if fields[0] == "100644" || fields[0] == "100755" {
-			if !strings.HasPrefix(name, "sources/") {
-				names, objects = append(names, name), append(objects, fields[2])
+		if !made[folder] {
+			made[folder] = true
+			if err := into.MkdirAll(folder, 0o755); err != nil {
+				return err
 			}
+		}
+		if regular := fields[0] == "100644" || fields[0] == "100755"; regular && first != "sources" {
 			found = found || name == workspace.RootFile
+			names, objects = append(names, name), append(objects, fields[2])
 		}
 	}
 	if !found {
-		return false, nil
+		return fmt.Errorf("%w at %.12s", ErrNoWorkspaceThen, r.Commit)
 	}
-	return true, r.contents(ctx, objects, func(i int, data []byte) error { return into.WriteFile(names[i], data, 0o644) })
+	return r.contents(ctx, objects, func(i int, data []byte) error { return into.WriteFile(names[i], data, 0o644) })
 }
 
 // contents reads blobs from the repository, in their order.
