@@ -22,7 +22,7 @@ if [ -n "$$missing" ]; then \
 fi
 endef
 
-.PHONY: help tool image test lint boot-test repro-test bench docs run clean
+.PHONY: help tool image test kill-test lint boot-test repro-test bench docs run clean
 
 help: ## show this text
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,20 +38,24 @@ test: ## run the tests
 	$(call install-missing,$(TEST_HOST))
 	go test ./...
 
+kill-test: ## kill 200 builds at random times and check that the next ones are right
+	$(call install-missing,$(TEST_HOST))
+	go test ./internal/cli -count=1 -v -run 'TestKills|TestResume|TestConcurrentBuilds' -kills=200 -timeout 120m
+
 lint: ## gofmt, vet, golangci-lint, shell syntax
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "gofmt would change:" $$bad >&2; exit 1; }
 	go run $(GOLANGCI_LINT) run ./...
-	for f in $$(git ls-files '*.sh' .ci/run bench internal/sdk/pack/mktoolchain); do bash -n $$f || exit 1; done
+	for f in $$(git ls-files '*.sh' .ci/run internal/sdk/pack/mktoolchain) $$(git grep -lI '^#!/bin/bash' bench); do bash -n $$f || exit 1; done
 
 boot-test: image ## boot the default image in QEMU and check what runs in it
 	$(call install-missing,$(RUN_HOST))
 	go test -count=1 -timeout 30m -tags e2e ./e2e -slipway "$(abspath $(SLIPWAY))" -workspace "$(abspath os)"
 
-repro-test: image ## build every package and the image again elsewhere and compare
-	go test -count=1 -timeout 120m -tags e2e ./e2e -run TestReproducible -repro -slipway "$(abspath $(SLIPWAY))" -workspace "$(abspath os)"
+repro-test: image ## build every package and the image again from nothing and compare
+	$(SLIPWAY) -C os verify --rebuild --all
 
-bench: ## time a first build with empty caches
-	bench/cold-image
+bench: image ## run all benchmarks, an hour or so; see bench/README.md
+	for b in noop scale early-cutoff sandbox team cold-image; do bench/$$b || exit 1; done
 
 docs: tool ## write the generated pages of docs/
 	$(SLIPWAY) docs --output docs

@@ -40,6 +40,7 @@ type Options struct {
 	Engine    engine.Options    // how to reach the engine
 	Team      workspace.Cache   // the team cache; none where it has no Ref
 	Display   *progress.Display // where to report to
+	Signing   workspace.Signing // how disk images are signed; not at all where it is empty
 }
 
 // Builder builds the targets of one workspace.
@@ -52,12 +53,16 @@ type Builder struct {
 	results *store.Store
 	display *progress.Display
 	team    *team // nil without a team cache
+	signing func() (*signing, error)
 
 	mu       sync.Mutex
 	done     map[string]*store.Result // by target name
 	rows     map[string]*Row          // for the report
 	took     map[string]store.History // of the sandboxes that have run
 	verified map[string]bool          // digests of blobs that were read and found right
+
+	needsMu sync.Mutex
+	needed  map[*graph.Target][]*graph.Target // what needs has found out
 
 	indexMu sync.RWMutex
 	index   *rpm.Index // RPMs of the results in done
@@ -68,6 +73,8 @@ type Builder struct {
 	pinned     string     // digest of the SDK that keys have
 	sdk        *sdk.Image // nil until it is needed
 	hold       bool       // recipes are to keep their sandboxes, see recipe.Sandbox
+	cpus       int        // Jobs of recipe.Sandbox
+	logs       string     // folder of logs
 }
 
 // CacheDir is the root of sources, results and SDKs: $SLIPWAY_CACHE, or the
@@ -119,8 +126,9 @@ func New(ws *workspace.Workspace, opt Options) (*Builder, error) {
 	if err != nil {
 		return nil, cacheError(opt.Cache, err)
 	}
-	b := &Builder{ws: ws, opt: opt, graph: g, macros: macros, sources: sources, results: results, display: opt.Display, verified: map[string]bool{}}
+	b := &Builder{ws: ws, opt: opt, graph: g, macros: macros, sources: sources, results: results, display: opt.Display, verified: map[string]bool{}, needed: map[*graph.Target][]*graph.Target{}, logs: filepath.Join(ws.Root, "build", "logs")}
 	b.forget()
+	b.signing = sync.OnceValues(func() (*signing, error) { return openSigning(opt.Signing) })
 	b.team, err = openTeam(opt.Team, func(message string) { b.display.Print("%s", message) })
 	return b, err
 }
@@ -166,6 +174,11 @@ func (b *Builder) Build(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
+	if slices.ContainsFunc(targets, func(t *graph.Target) bool { return t.Variant != nil }) {
+		if _, err := b.signing(); err != nil { // rather now than after hours
+			return err
+		}
+	}
 	release, err := b.results.Use()
 	if err != nil {
 		return cacheError(b.opt.Cache, err)
@@ -188,7 +201,9 @@ var errReplan = errors.New("plan again")
 func (b *Builder) build(ctx context.Context, targets, wanted []*graph.Target) error {
 	for try := 1; ; try++ {
 		err := b.attempt(ctx, targets, wanted)
-		if !errors.Is(err, errReplan) || try == 4 || ctx.Err() != nil {
+		// each time something is dropped; when the team cache vanishes, that may be
+		// one target of a chain at a time
+		if !errors.Is(err, errReplan) || try == 4+len(targets) || ctx.Err() != nil {
 			return err
 		}
 		b.forget()
@@ -440,40 +455,14 @@ func (b *Builder) lock(ctx context.Context, key string) (unlock func(), err erro
 
 // solve runs a recipe and takes what it made into the store.
 func (b *Builder) solve(ctx context.Context, t *graph.Target, in plan.Inputs, rec recipe.Build) (*store.Result, error) {
-	client, err := b.connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out, err := os.MkdirTemp(filepath.Join(b.results.Dir(), "tmp"), "result-")
+	out, err := os.MkdirTemp(filepath.Join(b.results.Dir(), "tmp"), store.TempResult)
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(out)
-	log, err := newBuildLog(b.logPath(t),
-		func(phase string) { b.display.Phase(t.Name, phase) },
-		func(line string) { b.display.Log(t.Name, line) })
+	took, err := b.export(ctx, t, rec, out)
 	if err != nil {
-		return nil, fmt.Errorf("log of %s: %w", t.Name, err)
-	}
-	log.setPhase(phaseDeps)
-	began := time.Now()
-	_, err = client.Solve(ctx, b.engineJob(t, rec, out, log))
-	if cerr := log.Close(); err == nil {
-		err = cerr
-	}
-	took := store.History{Wall: time.Since(began).Seconds(), CPU: log.cpu, Memory: log.memory}
-	b.mu.Lock()
-	b.took[t.Name] = took
-	b.mu.Unlock()
-	if err != nil {
-		var exit *engine.ExitError
-		if errors.As(err, &exit) {
-			return nil, &TargetError{Target: t.Name, Phase: log.phase, Tail: log.tail, Log: b.logPath(t), ExitCode: exit.ExitCode, Err: err}
-		}
-		if errors.Is(err, engine.ErrLost) {
-			return nil, fmt.Errorf("%w: what was built before is kept, and the next build starts another engine", err)
-		}
-		return nil, b.spaceError(t, err) // the engine has named the target
+		return nil, err
 	}
 	b.display.Phase(t.Name, phaseStore)
 	artifact := store.Artifact{
@@ -490,6 +479,41 @@ func (b *Builder) solve(ctx context.Context, t *graph.Target, in plan.Inputs, re
 	}
 	r, err := b.results.Put(artifact)
 	return r, b.spaceError(t, err)
+}
+
+// export runs a recipe and puts what it made into the folder out.
+func (b *Builder) export(ctx context.Context, t *graph.Target, rec recipe.Build, out string) (took store.History, err error) {
+	client, err := b.connect(ctx)
+	if err != nil {
+		return took, err
+	}
+	log, err := newBuildLog(b.logPath(t),
+		func(phase string) { b.display.Phase(t.Name, phase) },
+		func(line string) { b.display.Log(t.Name, line) })
+	if err != nil {
+		return took, fmt.Errorf("log of %s: %w", t.Name, err)
+	}
+	log.setPhase(phaseDeps)
+	began := time.Now()
+	_, err = client.Solve(ctx, b.engineJob(t, rec, out, log))
+	if cerr := log.Close(); err == nil {
+		err = cerr
+	}
+	took = store.History{Wall: time.Since(began).Seconds(), CPU: log.cpu, Memory: log.memory}
+	b.mu.Lock()
+	b.took[t.Name] = took
+	b.mu.Unlock()
+	if err != nil {
+		var exit *engine.ExitError
+		if errors.As(err, &exit) {
+			return took, &TargetError{Target: t.Name, Phase: log.phase, Tail: log.tail, Log: b.logPath(t), ExitCode: exit.ExitCode, Err: err}
+		}
+		if errors.Is(err, engine.ErrLost) {
+			return took, fmt.Errorf("%w: what was built before is kept, and the next build starts another engine", err)
+		}
+		return took, b.spaceError(t, err) // the engine has named the target
+	}
+	return took, nil
 }
 
 // spaceError says what to do when the disk of the caches is full. The transfer of
@@ -525,7 +549,7 @@ func (b *Builder) connect(ctx context.Context) (*engine.Client, error) {
 }
 
 func (b *Builder) logPath(t *graph.Target) string {
-	return filepath.Join(b.ws.Root, "build", "logs", filepath.FromSlash(t.Name)+".log")
+	return filepath.Join(b.logs, filepath.FromSlash(t.Name)+".log")
 }
 
 // view shows a result below build/.
@@ -572,7 +596,7 @@ func (b *Builder) skip(t *graph.Target) {
 func (b *Builder) triple() string { return b.opt.Arch + "-" + b.ws.Config.Vendor + "-linux-gnu" }
 
 func (b *Builder) sandbox() recipe.Sandbox {
-	return recipe.Sandbox{SDKDigest: b.sdk.Digest, Arch: b.opt.Arch, Target: b.triple(), Epoch: b.ws.Config.ReleaseEpoch, Hold: b.hold}
+	return recipe.Sandbox{SDKDigest: b.sdk.Digest, Arch: b.opt.Arch, Target: b.triple(), Epoch: b.ws.Config.ReleaseEpoch, Hold: b.hold, Jobs: b.cpus}
 }
 
 // rpmBlobs are the RPMs among a target's inputs, as blobs of the result store.

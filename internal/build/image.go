@@ -112,22 +112,19 @@ func (b *Builder) ImagePath(v *workspace.Variant) string {
 
 // diskVersion stands in the stamp of a disk: raise it when a disk is put
 // together in another way from the same parts.
-const diskVersion = "1"
+const diskVersion = "2"
 
 // image puts a variant's disk together from its parts, unless the disk that is
 // there was made from the same.
 func (b *Builder) image(ctx context.Context, v *workspace.Variant, r *store.Result) error {
 	disk := b.ImagePath(v)
-	settings, err := json.Marshal([]any{diskVersion, r.Digest, v.KernelParameters, v.ImageLayout, b.ImageName(v)})
+	sum, err := b.stamp(v, r)
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(settings)
-	stamp, stampFile := hex.EncodeToString(sum[:])+"\n", filepath.Join(b.ImageDir(v), ".stamp")
-	if old, err := os.ReadFile(stampFile); err == nil && string(old) == stamp {
-		if st, err := os.Stat(disk); err == nil && st.Mode().IsRegular() {
-			return nil
-		}
+	stamp, stampFile := stampText(sum, v), filepath.Join(b.ImageDir(v), ".stamp")
+	if old, err := os.ReadFile(stampFile); err == nil && string(old) == stamp && allRegular(append(b.companions(v), disk)) {
+		return nil
 	}
 	if err := os.MkdirAll(b.ImageDir(v), 0o755); err != nil {
 		return err
@@ -139,6 +136,9 @@ func (b *Builder) image(ctx context.Context, v *workspace.Variant, r *store.Resu
 	if err != nil {
 		return fmt.Errorf("variants/%s: %w", v.Name, err)
 	}
+	if err := b.writeCompanions(ctx, v, disk); err != nil {
+		return fmt.Errorf("variants/%s: %w", v.Name, err)
+	}
 	if err := os.WriteFile(filepath.Join(b.ImageDir(v), "inventory.json"), table, 0o644); err != nil {
 		return err
 	}
@@ -148,11 +148,21 @@ func (b *Builder) image(ctx context.Context, v *workspace.Variant, r *store.Resu
 	return latest(b.ImageDir(v))
 }
 
+// stamp is a digest of what a variant's disk is put together from.
+func (b *Builder) stamp(v *workspace.Variant, r *store.Result) (sum [sha256.Size]byte, err error) {
+	signing, err := b.signing()
+	if err != nil {
+		return sum, err
+	}
+	settings, err := json.Marshal([]any{diskVersion, r.Digest, v.KernelParameters, v.ImageLayout, b.ImageName(v), signing.id()})
+	return sha256.Sum256(settings), err
+}
+
 // disk puts a disk together, or links to one that was put together from the same
 // for another checkout. A disk that was written to since has another modification
 // time than the release's, and is not used.
 func (b *Builder) disk(ctx context.Context, v *workspace.Variant, r *store.Result, disk string, stamp [sha256.Size]byte) (table []byte, err error) {
-	kept := filepath.Join(b.opt.Cache, "disks", hex.EncodeToString(stamp[:])+".img")
+	kept := b.keptDisk(stamp)
 	made := time.Unix(b.ws.Config.ReleaseEpoch, 0)
 	if info, err := os.Stat(kept); err == nil && info.ModTime().Equal(made) {
 		raw, err := b.inventory(r)
@@ -194,6 +204,10 @@ func (b *Builder) disk(ctx context.Context, v *workspace.Variant, r *store.Resul
 	return b.inventory(r)
 }
 
+func (b *Builder) keptDisk(stamp [sha256.Size]byte) string {
+	return filepath.Join(b.opt.Cache, "disks", hex.EncodeToString(stamp[:])+".img")
+}
+
 // relink makes to another name of from.
 func relink(from, to string) error {
 	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -219,7 +233,7 @@ func (b *Builder) inventory(r *store.Result) ([]byte, error) {
 // imageFiles are the files that show a variant's image.
 func (b *Builder) imageFiles(v *workspace.Variant) []string {
 	dir := b.ImageDir(v)
-	return []string{dir, b.ImagePath(v), filepath.Join(dir, "inventory.json"), filepath.Join(dir, ".stamp"), filepath.Join(filepath.Dir(dir), "latest")}
+	return append([]string{dir, b.ImagePath(v), filepath.Join(dir, "inventory.json"), filepath.Join(dir, ".stamp"), filepath.Join(filepath.Dir(dir), "latest")}, b.companions(v)...)
 }
 
 // latest makes the link "latest" beside a folder lead to it.
@@ -244,10 +258,21 @@ func (b *Builder) diskInputs(v *workspace.Variant, r *store.Result) (in image.In
 	for _, f := range r.Files {
 		parts[f.Name] = b.results.Path(f.Digest)
 	}
+	return b.diskOf(v, parts)
+}
+
+// diskOf is diskInputs with the paths of the parts by their names.
+func (b *Builder) diskOf(v *workspace.Variant, parts map[string]string) (in image.Inputs, err error) {
+	signing, err := b.signing()
+	if err != nil {
+		return in, err
+	}
 	efi := efiArches[b.opt.Arch]
 	in = image.Inputs{
 		Arch: image.Arch(b.opt.Arch), Layout: image.Layout(v.ImageLayout), Name: b.ws.Config.Name, Version: b.ws.Config.Version,
 		RootType: "erofs", KernelParameters: v.KernelParameters, OnCorruption: image.RestartOnCorruption, Time: time.Unix(b.ws.Config.ReleaseEpoch, 0),
+		Sign:    signing.signer(),
+		Largest: func() string { return largestPackages(parts["inventory.tsv"]) },
 	}
 	for name, path := range map[string]*string{
 		"root.erofs": &in.Root, "root.verity": &in.Hash, "boot/vmlinuz": &in.Kernel, "os-release": &in.OSRelease,

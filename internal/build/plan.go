@@ -100,6 +100,19 @@ func (b *Builder) plan(ctx context.Context, targets []*graph.Target) ([]*step, e
 // needs are the packages of which RPMs are installed for a target, as far as the
 // specs say.
 func (b *Builder) needs(t *graph.Target) []*graph.Target {
+	b.needsMu.Lock()
+	list, ok := b.needed[t]
+	b.needsMu.Unlock()
+	if !ok {
+		list = b.findNeeds(t)
+		b.needsMu.Lock()
+		b.needed[t] = list
+		b.needsMu.Unlock()
+	}
+	return list
+}
+
+func (b *Builder) findNeeds(t *graph.Target) []*graph.Target {
 	seen := map[*graph.Target]bool{t: true}
 	var list []*graph.Target
 	add := func(d *graph.Target) {
@@ -326,6 +339,7 @@ func (b *Builder) ready(ctx context.Context, r *store.Result, files []store.File
 		if cause := context.Cause(ctx); cause != nil {
 			return cause
 		}
+		b.lost(r, err)
 		return errors.Join(errReplan, b.results.Drop(r.Key))
 	}
 	err := b.results.Verify(r, files)

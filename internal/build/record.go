@@ -19,7 +19,12 @@ import (
 
 // recordPath is where the record of a build or plan of these targets is kept.
 func recordPath(root string, opt Options, names []string) string {
-	sum := sha256.Sum256([]byte(strings.Join(append([]string{root, opt.Arch}, names...), "\x00")))
+	parts := append([]string{root, opt.Arch}, names...)
+	if opt.Signing.Enabled() {
+		certificate, _ := os.ReadFile(opt.Signing.SecureBootCert) // the build says what is wrong with it
+		parts = append(parts, "", string(certificate))
+	}
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return filepath.Join(opt.Cache, "plans", hex.EncodeToString(sum[:16]))
 }
 

@@ -125,14 +125,17 @@ func (r *Report) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
-	path := filepath.Join(dir, r.Started.Format("20060102T150405.000Z")+".json")
-	temp := path + ".new"
-	err = os.WriteFile(temp, append(raw, '\n'), 0o644)
-	if err == nil {
-		err = os.Rename(temp, path)
+	temp, err := os.CreateTemp(dir, ".report-") // another build may have begun in the same millisecond
+	if err != nil {
+		return fmt.Errorf("write report: %w", err)
+	}
+	defer os.Remove(temp.Name())
+	_, err = temp.Write(append(raw, '\n'))
+	if err = errors.Join(err, temp.Chmod(0o644), temp.Close()); err == nil {
+		err = os.Rename(temp.Name(), filepath.Join(dir, r.Started.Format("20060102T150405.000Z")+".json"))
 	}
 	if err != nil {
-		return fmt.Errorf("write report: %w", errors.Join(err, os.RemoveAll(temp)))
+		return fmt.Errorf("write report: %w", err)
 	}
 	return nil
 }

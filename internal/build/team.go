@@ -29,6 +29,7 @@ type team struct {
 	registry *registry.Registry
 	pusher   *registry.Pusher
 	refused  sync.Map // targets of which a result was refused, by name
+	lost     sync.Map // keys of results of which files could not be had
 }
 
 // openTeam opens the team cache, without asking it anything yet. Without a
@@ -41,19 +42,19 @@ func openTeam(cache workspace.Cache, warn func(string)) (*team, error) {
 	for _, path := range cache.PublicKeys {
 		key, err := registry.LoadPublicKey(path)
 		if err != nil {
-			return nil, fmt.Errorf("team cache: public-keys: %w", err)
+			return nil, fmt.Errorf("%v: team cache: public-keys: %w", cache.Places["public-keys"], err)
 		}
 		cfg.PublicKeys = append(cfg.PublicKeys, key)
 	}
 	if cache.SignKey != "" && cache.Write {
 		var err error
 		if cfg.SignKey, err = registry.LoadPrivateKey(cache.SignKey); err != nil {
-			return nil, fmt.Errorf("team cache: sign-key: %w", err)
+			return nil, fmt.Errorf("%v: team cache: sign-key: %w", cache.Places["sign-key"], err)
 		}
 	}
 	r, err := registry.Open(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("team cache: %w", err)
+		return nil, fmt.Errorf("%v: team cache: %w", cache.Places["ref"], err)
 	}
 	return &team{registry: r, pusher: registry.NewPusher(r)}, nil
 }
@@ -83,6 +84,9 @@ func (b *Builder) closeTeam() error {
 // only those come that plans need.
 func (b *Builder) fromTeam(ctx context.Context, s *step) *store.Result {
 	if b.team == nil || !b.team.registry.Readable() {
+		return nil
+	}
+	if _, ok := b.team.lost.Load(s.key); ok {
 		return nil
 	}
 	manifest, err := b.team.registry.Lookup(ctx, s.key)
@@ -140,6 +144,18 @@ func (b *Builder) bring(ctx context.Context, r *store.Result, files []store.File
 	return b.fetchBlobs(ctx, list)
 }
 
+// lost notes that files of a result cannot be had, so that it is built and not
+// looked up again.
+func (b *Builder) lost(r *store.Result, err error) {
+	if b.team == nil {
+		return
+	}
+	b.team.lost.Store(r.Key, true)
+	if b.team.registry.Readable() { // else that has been told
+		b.display.Print("team cache: result of %s is not used: %v", r.Target, err)
+	}
+}
+
 // push sends a result to the team cache in the background.
 func (b *Builder) push(r *store.Result) {
 	if b.team == nil || !b.team.registry.Writable() {
@@ -154,8 +170,8 @@ func (b *Builder) push(r *store.Result) {
 }
 
 // Push sends the results of targets, and of all that they need, to the team cache,
-// with the SDK. Without names it takes the default variant. It gives how many
-// results there were to send.
+// with the SDK, and waits for it. Without names it takes the default variant. It
+// gives how many results there were to send: those of which all files are here.
 func (b *Builder) Push(ctx context.Context, names []string) (int, error) {
 	if b.team == nil || !b.team.registry.Writable() {
 		return 0, errors.New("there is no team cache that may be written to: set ref and write = true in the table [cache] of slipway.toml or of the user's configuration")
@@ -183,6 +199,14 @@ func (b *Builder) Push(ctx context.Context, names []string) (int, error) {
 		}
 		b.push(s.result)
 		n++
+	}
+	err = b.team.pusher.Close(ctx)
+	b.team.pusher = registry.NewPusher(b.team.registry)
+	if err != nil {
+		return n, err
+	}
+	if !b.team.registry.Writable() {
+		return n, errors.Join(registry.ErrReadOnly, b.team.registry.Down())
 	}
 	layout, key, err := sdk.Layout(b.ws, b.opt.Cache)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"slipway/internal/build"
+	"slipway/internal/workspace"
 )
 
 func buildCommand(g *global) *cobra.Command {
@@ -64,7 +65,11 @@ func (g *global) current(names []string) (targets int, outputs []string, ok bool
 	if err != nil {
 		return 0, nil, false
 	}
-	return build.Current(root, build.Options{Arch: g.arch, Cache: cache}, names)
+	user, err := workspace.LoadUser()
+	if err != nil {
+		return 0, nil, false
+	}
+	return build.Current(root, build.Options{Arch: g.arch, Cache: cache, Signing: user.Signing}, names)
 }
 
 func fetchCommand(g *global) *cobra.Command {

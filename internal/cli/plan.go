@@ -56,7 +56,11 @@ func (g *global) currentPlan(names []string) ([]build.PlanRow, bool) {
 	if err != nil {
 		return nil, false
 	}
-	return build.CurrentPlan(root, build.Options{Arch: g.arch, Cache: cache}, names)
+	user, err := workspace.LoadUser()
+	if err != nil {
+		return nil, false
+	}
+	return build.CurrentPlan(root, build.Options{Arch: g.arch, Cache: cache, Signing: user.Signing}, names)
 }
 
 func printJSON(w io.Writer, v any) error {

@@ -20,6 +20,7 @@ const shutdownTime = time.Minute
 type runFlags struct {
 	buildFlags
 	image, exec, console string
+	secureBoot           string // file of firmware variables
 	machine              qemu.Machine
 	drives               []string
 	persist              bool
@@ -58,6 +59,7 @@ slipway, and the machine is ended.`,
 	f.add(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&f.image, "image", "", "boot this disk image, and build nothing")
+	flags.StringVar(&f.secureBoot, "secure-boot", "", "boot with Secure Boot and the keys in this file of firmware variables, see slipway keys enroll-vars")
 	flags.StringVar(&f.exec, "exec", "", "run this shell command in the machine and end")
 	flags.DurationVar(&f.timeout, "timeout", 10*time.Minute, "with --exec, how long boot and command may take together")
 	flags.StringVar(&f.console, "console-log", "", "with --exec, write the serial console to this file")
@@ -91,6 +93,13 @@ func buildImage(cmd *cobra.Command, g *global, f *buildFlags, args []string) (st
 func (f *runFlags) run(cmd *cobra.Command, path string) error {
 	m := f.machine
 	m.Disk, m.Snapshot = path, !f.persist
+	if f.secureBoot != "" {
+		var err error
+		if m.Firmware, err = qemu.FindSecureFirmware(); err != nil {
+			return err
+		}
+		m.Firmware.Vars = f.secureBoot
+	}
 	for _, d := range f.drives {
 		file, serial, _ := strings.Cut(d, "=")
 		m.Drives = append(m.Drives, qemu.Drive{Path: file, Serial: serial})

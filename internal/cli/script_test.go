@@ -31,6 +31,8 @@ import (
 
 	"slipway/internal/engine"
 	"slipway/internal/leftover"
+	"slipway/internal/store/registry/registrytest"
+	"slipway/internal/workspace"
 )
 
 var update = flag.Bool("update", false, "write what commands print into the scripts")
@@ -169,11 +171,15 @@ func params(t *testing.T, dir string, shared bool) testscript.Params {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": cmdExits, "serve": cmdServe, "closedport": cmdClosedPort, "digest": cmdDigest, "expand": cmdExpand,
 			"tmpfs": cmdTmpfs, "sdk": cmdSDK, "empty": cmdEmpty,
-			"gone": cmdGone, "eventually": cmdEventually,
+			"gone": cmdGone, "disk": cmdDisk, "patch": cmdPatch, "eventually": cmdEventually, "registry": cmdRegistry,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "root" {
 				return os.Geteuid() == 0, nil
+			}
+			if cond == "registry" {
+				_, err := registryProgram()
+				return err == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},
@@ -208,7 +214,7 @@ func underlay(from, to string) error {
 // environ is what a program of a script gets as its environment.
 func environ(ts *testscript.TestScript) []string {
 	var vars []string
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME", "SLIPWAY_CACHE", engine.EnvState, engine.EnvIdle, envUID} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "SLIPWAY_CACHE", workspace.EnvCacheRef, engine.EnvState, engine.EnvIdle, envUID} {
 		if value := ts.Getenv(name); value != "" {
 			vars = append(vars, name+"="+value)
 		}
@@ -376,6 +382,41 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 		note.Close()
 	})
 	ts.Setenv(name, server.URL)
+}
+
+// registryProgram is the path of the registry, which is installed if need be.
+var registryProgram = sync.OnceValues(func() (string, error) { return registrytest.Binary(context.Background()) })
+
+// registries are the running ones of all scripts, by address.
+var registries sync.Map
+
+// registry NAME: starts an empty registry, and sets NAME to its address. With the
+// address itself as the argument -stop=ADDRESS it stops one.
+func cmdRegistry(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: registry NAME, or registry -stop=ADDRESS")
+	}
+	if host, ok := strings.CutPrefix(args[0], "-stop="); ok {
+		s, ok := registries.LoadAndDelete(host)
+		if !ok {
+			ts.Fatalf("there is no registry %s", host)
+		}
+		s.(*registrytest.Server).Close()
+		return
+	}
+	program, err := registryProgram()
+	ts.Check(err)
+	dir := filepath.Join(ts.Getenv("WORK"), "registry-"+args[0])
+	ts.Check(os.MkdirAll(dir, 0o755))
+	s, err := registrytest.Run(program, dir)
+	ts.Check(err)
+	registries.Store(s.Host, s)
+	ts.Defer(func() {
+		if _, ok := registries.LoadAndDelete(s.Host); ok {
+			s.Close()
+		}
+	})
+	ts.Setenv(args[0], s.Host)
 }
 
 // closedport NAME: sets NAME to a loopback address where nobody listens.

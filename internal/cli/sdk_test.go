@@ -85,20 +85,29 @@ var fixtureSDK = sync.OnceValues(func() (*sdk.Image, error) {
 // sdk: writes a slipway.lock that pins the fixture SDK, and puts the SDK into
 // the cache under the key of that lock.
 func cmdSDK(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Check(pinSDK(ts.MkAbs("."), ts.Getenv("SLIPWAY_CACHE")))
+}
+
+// pinSDK does what the command sdk does for the workspace at root.
+func pinSDK(root, cache string) error {
 	image, err := fixtureSDK()
-	ts.Check(err)
-	ws, err := workspace.Load(ts.MkAbs("."))
-	ts.Check(err)
+	if err != nil {
+		return err
+	}
+	ws, err := workspace.Load(root)
+	if err != nil {
+		return err
+	}
 	lock := &sdk.Lock{
 		Digest: image.Digest, Suite: ws.SDK.Suite, Components: ws.SDK.Components, Arch: runtime.GOARCH, Requested: ws.SDK.Packages,
 		Packages: []sdk.LockedPackage{{Name: "rpm", Version: "1", Arch: runtime.GOARCH, SHA256: strings.Repeat("0", 64), Size: 1, Path: "pool/rpm.deb"}},
 	}
-	lock.Key, err = sdk.Key(ws, lock)
-	ts.Check(err)
-	ts.Check(sdk.WriteLock(filepath.Join(ws.Root, sdk.LockFile), lock))
-	dir := filepath.Join(ts.Getenv("SLIPWAY_CACHE"), "sdk")
-	ts.Check(os.MkdirAll(dir, 0o755))
-	ts.Check(os.Symlink(image.Layout, filepath.Join(dir, lock.Key)))
+	if lock.Key, err = sdk.Key(ws, lock); err != nil {
+		return err
+	}
+	dir := filepath.Join(cache, "sdk")
+	return errors.Join(sdk.WriteLock(filepath.Join(ws.Root, sdk.LockFile), lock),
+		os.MkdirAll(dir, 0o755), os.Symlink(image.Layout, filepath.Join(dir, lock.Key)))
 }
 
 // writeSDK writes the root filesystem as a tar.

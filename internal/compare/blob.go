@@ -16,14 +16,18 @@ type blob struct {
 	r    io.ReaderAt
 	off  int64
 	size int64
-	// sparse knows the holes of r; nil if there are none.
-	sparse *sparse
+	// holes knows what of r is zero without being read; nil if nothing is.
+	holes holes
 }
+
+// holes returns the end of the hole at an offset, math.MaxInt64 where the rest
+// is one, and the offset itself where there is none.
+type holes interface{ zeroUntil(off int64) int64 }
 
 func bytesBlob(b []byte) blob { return blob{r: bytes.NewReader(b), size: int64(len(b))} }
 
 func fileBlob(f *os.File, size int64) blob {
-	return blob{r: f, size: size, sparse: &sparse{f: f}}
+	return blob{r: f, size: size, holes: &sparse{f: f}}
 }
 
 var errBeyond = errors.New("reaches beyond the end")
@@ -60,10 +64,10 @@ func (b blob) bytes(off, n int64) ([]byte, error) {
 // zeroUntil returns the end of the hole at off, which may lie behind the end
 // of the blob; off itself if there is none.
 func (b blob) zeroUntil(off int64) int64 {
-	if b.sparse == nil {
+	if b.holes == nil {
 		return off
 	}
-	end := b.sparse.zeroUntil(b.off + off)
+	end := b.holes.zeroUntil(b.off + off)
 	if end == math.MaxInt64 {
 		return end
 	}

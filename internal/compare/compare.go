@@ -90,10 +90,18 @@ func files(name, a, b string, spoolLimit int64) ([]Difference, error) {
 	if os.SameFile(ia, ib) {
 		return nil, nil
 	}
+	found, err := blobs(name, fileBlob(fa, ia.Size()), fileBlob(fb, ib.Size()), spoolLimit)
+	if err != nil {
+		return nil, fmt.Errorf("compare %s and %s: %w", a, b, err)
+	}
+	return found, nil
+}
+
+func blobs(name string, a, b blob, spoolLimit int64) ([]Difference, error) {
 	c := &comparison{spoolLimit: spoolLimit}
 	defer c.release(0)
-	if err := c.blobs(name, fileBlob(fa, ia.Size()), fileBlob(fb, ib.Size()), 0); err != nil {
-		return nil, fmt.Errorf("compare %s and %s: %w", a, b, err)
+	if err := c.blobs(name, a, b, 0); err != nil {
+		return nil, err
 	}
 	if more := c.count - len(c.found); more > 0 {
 		c.found = append(c.found, Difference{Path: name, What: fmt.Sprintf("and %d more", more)})

@@ -4,11 +4,35 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"slices"
 
 	"slipway/internal/image/fat"
+	"slipway/internal/image/format"
 	"slipway/internal/image/gpt"
 )
+
+// Disks compares the content of two disks, whatever formats their files have, as
+// Files does with raw ones. Paths begin with the name.
+func Disks(name string, a, b *format.Disk) ([]Difference, error) {
+	return blobs(name, diskBlob(a), diskBlob(b), maxSpool)
+}
+
+func diskBlob(d *format.Disk) blob { return blob{r: d, size: d.Size(), holes: diskHoles{d}} }
+
+type diskHoles struct{ d *format.Disk }
+
+func (h diskHoles) zeroUntil(off int64) int64 {
+	start, _, err := h.d.Data(off)
+	switch {
+	case err == io.EOF:
+		return math.MaxInt64
+	case err != nil: // reading will meet it again
+		return off
+	}
+	return max(off, start)
+}
 
 const (
 	mbrBootCode = 446

@@ -44,6 +44,14 @@ type Inputs struct {
 	KernelParameters []string
 	OnCorruption     Corruption
 	Time             time.Time // of the files on the EFI system partition
+
+	// Largest says what takes most of the root file system, for the error where
+	// its partition is too small; may be nil.
+	Largest func() string
+
+	// Sign signs the boot loader and the unified kernel image; nil leaves them
+	// unsigned.
+	Sign SignEFI
 }
 
 // Report says what Assemble made; sizes are in bytes.
@@ -95,16 +103,19 @@ func Assemble(ctx context.Context, in Inputs, out string) (*Report, error) {
 		name += fmt.Sprintf("+%d", in.Tries)
 	}
 	volumeID := deriveGUID(in.RootHash, "esp-volume")
-	plan, err := NewPlan(in.Arch, in.Layout, Contents{
-		Version: in.Version, RootHash: in.RootHash, Root: in.Root, Hash: in.Hash, Data: in.Data,
-		ESP: &fat.Volume{
-			ID: binary.BigEndian.Uint32(volumeID[:]), Label: "ESP", Time: in.Time,
-			Files: []fat.File{
-				{Path: "EFI/BOOT/" + facts.boot, Data: loader},
-				{Path: "EFI/Linux/" + name + ".efi", Data: kernelImage},
-				{Path: "loader/loader.conf", Data: []byte("timeout 0\neditor no\n")},
-			},
+	esp := &fat.Volume{
+		ID: binary.BigEndian.Uint32(volumeID[:]), Label: "ESP", Time: in.Time,
+		Files: []fat.File{
+			{Path: dirBoot + facts.boot, Data: loader},
+			{Path: dirLinux + name + ".efi", Data: kernelImage},
+			{Path: "loader/loader.conf", Data: []byte("timeout 0\neditor no\n")},
 		},
+	}
+	if err := in.Sign.volume(ctx, esp); err != nil {
+		return nil, err
+	}
+	plan, err := NewPlan(in.Arch, in.Layout, Contents{
+		Version: in.Version, RootHash: in.RootHash, Root: in.Root, Hash: in.Hash, Data: in.Data, ESP: esp, Largest: in.Largest,
 	})
 	if err != nil {
 		return nil, err
@@ -174,43 +185,55 @@ func (p *Plan) Write(ctx context.Context, out string) (table *gpt.Table, allocat
 	if err != nil {
 		return nil, 0, err
 	}
-	f, err := os.CreateTemp(filepath.Dir(out), "."+filepath.Base(out)+".*")
+	err = create(out, int64(table.Sectors)*gpt.SectorSize, func(f *os.File) error {
+		for i, part := range p.Partitions {
+			if err := part.write(ctx, io.NewOffsetWriter(f, table.Entries[i].Start()), table.Entries[i].Size()); err != nil {
+				return fmt.Errorf("partition %s: %w", part.Label, err)
+			}
+		}
+		if err := table.Write(f); err != nil { // syncs f
+			return err
+		}
+		st, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+			allocated = sys.Blocks * 512
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, 0, err
+	}
+	return table, allocated, nil
+}
+
+// create makes a file of a size, sparse, that is at out only when write has
+// returned.
+func create(out string, size int64, write func(*os.File) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(out), "."+filepath.Base(out)+".*")
+	if err != nil {
+		return err
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, ignoreClosed(f.Close()), os.Remove(f.Name()))
 		}
 	}()
-	if err := f.Truncate(int64(table.Sectors) * gpt.SectorSize); err != nil {
-		return nil, 0, err
+	if err := f.Truncate(size); err != nil {
+		return err
 	}
-	for i, part := range p.Partitions {
-		if err := part.write(ctx, io.NewOffsetWriter(f, table.Entries[i].Start()), table.Entries[i].Size()); err != nil {
-			return nil, 0, fmt.Errorf("partition %s: %w", part.Label, err)
-		}
-	}
-	if err := table.Write(f); err != nil { // syncs f
-		return nil, 0, err
+	if err := write(f); err != nil {
+		return err
 	}
 	if err := f.Chmod(0o644); err != nil {
-		return nil, 0, err
-	}
-	st, err := f.Stat()
-	if err != nil {
-		return nil, 0, err
-	}
-	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-		allocated = sys.Blocks * 512
+		return err
 	}
 	if err := f.Close(); err != nil {
-		return nil, 0, err
+		return err
 	}
-	if err := os.Rename(f.Name(), out); err != nil {
-		return nil, 0, err
-	}
-	return table, allocated, nil
+	return os.Rename(f.Name(), out)
 }
 
 func ignoreClosed(err error) error {

@@ -175,13 +175,13 @@ func TestAssembleErrors(t *testing.T) {
 		change func(t *testing.T, in *Inputs)
 		want   string
 	}{
-		{"no size", func(t *testing.T, in *Inputs) { in.Layout.HashSizeMiB = 0 }, "partition hash_0.1.0: its size is 0 MiB: image-layout.hash-size-mib"},
+		{"no size", func(t *testing.T, in *Inputs) { in.Layout.HashSizeMiB = -1 }, "partition hash_0.1.0: its size is -1 MiB: image-layout.hash-size-mib"},
 		{"root changed", func(t *testing.T, in *Inputs) { patch(t, in.Root, verity.BlockSize) }, "data block 1 has not the digest"},
 		{"root longer", func(t *testing.T, in *Inputs) { truncate(t, in.Root, 4*verity.BlockSize) }, "has 16384 bytes, its hash tree is for 12288"},
 		{"other hash", func(t *testing.T, in *Inputs) { in.RootHash[0]++ }, "the root hash is"},
 		{"no hash tree", func(t *testing.T, in *Inputs) { in.Hash = in.Root }, "no verity superblock"},
 		{"no loader", func(t *testing.T, in *Inputs) { in.BootLoader += "x" }, "boot loader: open"},
-		{"kernel for ESP", func(t *testing.T, in *Inputs) { in.Layout.ESPSizeMiB = 35; truncate(t, in.Kernel, 50*mib) }, "raise image-layout.esp-size-mib to at least 51"},
+		{"kernel for ESP", func(t *testing.T, in *Inputs) { in.Layout.ESPSizeMiB = 35; truncate(t, in.Kernel, 50*mib) }, "raise image-layout.esp-size-mib to at least 51; the largest in it: EFI/Linux/dinghy-qemu-dev_0.1.0+3.efi 50.0 MiB, loader/loader.conf 0.0 MiB, EFI/BOOT/BOOTX64.EFI 0.0 MiB"},
 		{"small ESP", func(t *testing.T, in *Inputs) { in.Layout.ESPSizeMiB = 33 }, "raise image-layout.esp-size-mib to at least 34"},
 		{"data", func(t *testing.T, in *Inputs) {
 			in.Data = filepath.Join(filepath.Dir(in.Root), "data")
@@ -203,7 +203,7 @@ func TestAssembleErrors(t *testing.T) {
 				t.Errorf("got %v\nwant %q", err, tt.want)
 			}
 			if kept, err := os.ReadFile(out); err != nil || string(kept) != "older" {
-				t.Errorf("the older disk is gone: %q, %v", kept, err)
+				t.Errorf("the older disk is gone: %.20q, %v", kept, err)
 			}
 			if left, _ := os.ReadDir(dir); len(left) != 1 {
 				t.Errorf("left: %v", left)
@@ -288,12 +288,14 @@ func TestPlanLayout(t *testing.T) {
 
 func TestPlanErrors(t *testing.T) {
 	layout := Layout{ESPSizeMiB: 64, RootSizeMiB: 1000, HashSizeMiB: 2, DataSizeMiB: 10, Slots: 2, DiskSizeGiB: 1}
-	p, err := NewPlan(X86_64, layout, Contents{Version: "1", RootHash: verity.RootHash{1, 31: 2}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := p.Table(); err == nil || !strings.Contains(err.Error(), "its partitions need 2080: raise image-layout.disk-size-gib to at least 3") {
-		t.Error(err)
+	_, err := NewPlan(X86_64, layout, Contents{Version: "1", RootHash: verity.RootHash{1, 31: 2}})
+	for _, want := range []string{
+		"its partitions need 2080 (raise image-layout.disk-size-gib to at least 3",
+		`partition "hash_1" has 2 MiB, the hash tree of a root of 1000 MiB takes 7.9 (raise image-layout.hash-size-mib to at least 8)`,
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nwant %s", err, want)
+		}
 	}
 	layout.Slots = 3
 	if _, err := NewPlan(X86_64, layout, Contents{}); err == nil || !strings.Contains(err.Error(), "image-layout.slots is 3") {

@@ -6,27 +6,24 @@
 package image
 
 import (
+	"cmp"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strings"
+	"time"
 
 	"slipway/internal/image/fat"
 	"slipway/internal/image/gpt"
+	"slipway/internal/image/layout"
 	"slipway/internal/image/verity"
 )
 
 const mib = 1 << 20
-
-// Names of partitions. Those of a filled root and hash partition end in the
-// version: root_0.1.0, hash_0.1.0.
-const (
-	LabelESP   = "esp"
-	LabelData  = "data"
-	LabelEmpty = "_empty" // an unused slot, as systemd-sysupdate(8) marks it
-	prefixRoot = "root_"
-	prefixHash = "hash_"
-)
 
 // Plan is the layout of a disk.
 type Plan struct {
@@ -41,6 +38,8 @@ type Plan struct {
 type Partition struct {
 	Label      string
 	Type, UUID gpt.GUID
+	// StartMiB is where the partition begins; 0 is right behind the one before.
+	StartMiB   int64
 	SizeMiB    int64
 	Attributes uint64
 	// File is the path of the content, which may be shorter than the
@@ -50,14 +49,12 @@ type Partition struct {
 	FAT  *fat.Volume
 	// Setting is the manifest key that gives the size, for error messages.
 	Setting string
+	// Largest says what takes most of File, for error messages.
+	Largest func() string
 }
 
 // Layout is the image-layout table of a variant.
-type Layout struct {
-	ESPSizeMiB, RootSizeMiB, HashSizeMiB, DataSizeMiB int
-	Slots                                             int // 1 or 2 pairs of root and hash
-	DiskSizeGiB                                       int // 0: as small as the partitions allow
-}
+type Layout = layout.Layout
 
 // Arch is an architecture as uname(1) and RPM call it.
 type Arch string
@@ -69,16 +66,15 @@ const (
 )
 
 type archFacts struct {
-	root, hash gpt.GUID
-	boot       string // name of the boot loader by the UEFI specification
+	boot string // name of the boot loader by the UEFI specification
 }
 
 func (a Arch) facts() (archFacts, error) {
 	switch a {
 	case X86_64:
-		return archFacts{gpt.TypeRootX86_64, gpt.TypeRootVerityX86_64, "BOOTX64.EFI"}, nil
+		return archFacts{"BOOTX64.EFI"}, nil
 	case AArch64:
-		return archFacts{gpt.TypeRootARM64, gpt.TypeRootVerityARM64, "BOOTAA64.EFI"}, nil
+		return archFacts{"BOOTAA64.EFI"}, nil
 	}
 	return archFacts{}, fmt.Errorf("architecture %q: disks can be made for %s and %s", string(a), X86_64, AArch64)
 }
@@ -90,41 +86,72 @@ type Contents struct {
 	ESP        *fat.Volume
 	Root, Hash string // files
 	Data       string // file, or "" for a partition that is formatted at first boot
+	// Largest says what takes most of the root, for the error where it does not
+	// fit; may be nil.
+	Largest func() string
 }
 
-// NewPlan returns the layout of Slipway's disks: the EFI system partition, one
-// or two slots of root and hash, data. The GUIDs of the filled slot are the
-// two halves of the root hash, by which the kernel command line names them
-// (Discoverable Partitions Specification); all others are derived from it.
+// NewPlan returns the plan of the system's disk. The GUIDs of the filled slot are
+// the two halves of the root hash, by which the kernel command line names them
+// (Discoverable Partitions Specification); all others are derived from it, but
+// for those that the layout fixes.
 func NewPlan(arch Arch, l Layout, c Contents) (*Plan, error) {
-	facts, err := arch.facts()
+	plans, err := newPlans(arch, l, c)
 	if err != nil {
 		return nil, err
 	}
-	if l.Slots != 1 && l.Slots != 2 {
-		return nil, fmt.Errorf("image-layout.slots is %d, want 1 or 2", l.Slots)
+	return plans[0], nil
+}
+
+// NewDataPlan returns the plan of the disk that a layout has for the data alone;
+// nil where it has none.
+func NewDataPlan(arch Arch, l Layout, c Contents) (*Plan, error) {
+	plans, err := newPlans(arch, l, c)
+	if err != nil || len(plans) < 2 {
+		return nil, err
 	}
-	id := func(role string) gpt.GUID { return deriveGUID(c.RootHash, role) }
-	rootGUID, hashGUID := PartitionGUIDs(c.RootHash)
-	p := &Plan{DiskGUID: id("disk"), SizeMiB: int64(l.DiskSizeGiB) * 1024}
-	add := func(label string, kind, uuid gpt.GUID, size int, setting string, ro bool) *Partition {
-		var attributes uint64
-		if ro {
-			attributes = gpt.AttributeReadOnly
+	return plans[1], nil
+}
+
+func newPlans(arch Arch, l Layout, c Contents) ([]*Plan, error) {
+	if _, err := arch.facts(); err != nil {
+		return nil, err
+	}
+	disks, findings := l.Disks(string(arch), c.Version)
+	if len(findings) > 0 {
+		errs := make([]error, len(findings))
+		for i, f := range findings {
+			errs[i] = f
 		}
-		p.Partitions = append(p.Partitions, Partition{Label: label, Type: kind, UUID: uuid, SizeMiB: int64(size),
-			Attributes: attributes, Setting: "image-layout." + setting})
-		return &p.Partitions[len(p.Partitions)-1]
+		return nil, errors.Join(errs...)
 	}
-	add(LabelESP, gpt.TypeESP, id("esp"), l.ESPSizeMiB, "esp-size-mib", false).FAT = c.ESP
-	add(prefixRoot+c.Version, facts.root, rootGUID, l.RootSizeMiB, "root-size-mib", true).File = c.Root
-	add(prefixHash+c.Version, facts.hash, hashGUID, l.HashSizeMiB, "hash-size-mib", true).File = c.Hash
-	if l.Slots == 2 {
-		add(LabelEmpty, facts.root, id("root-b"), l.RootSizeMiB, "root-size-mib", true)
-		add(LabelEmpty, facts.hash, id("hash-b"), l.HashSizeMiB, "hash-size-mib", true)
+	rootGUID, hashGUID := PartitionGUIDs(c.RootHash)
+	var plans []*Plan
+	for i, d := range disks {
+		p := &Plan{DiskGUID: deriveGUID(c.RootHash, []string{"disk", "data-disk"}[i]), SizeMiB: d.SizeMiB}
+		for _, a := range d.Areas {
+			part := Partition{Label: a.Label, Type: a.Type, UUID: a.UUID, StartMiB: a.StartMiB, SizeMiB: a.SizeMiB, Attributes: a.Attributes, Setting: a.Key}
+			switch a.Content {
+			case layout.ESP:
+				part.FAT = c.ESP
+			case layout.Root:
+				part.File, part.UUID, part.Largest = c.Root, rootGUID, c.Largest
+			case layout.Hash:
+				part.File, part.UUID = c.Hash, hashGUID
+			case layout.Data:
+				part.File = c.Data
+			case layout.EmptyFAT:
+				id := deriveGUID(c.RootHash, a.Role+" volume")
+				part.FAT = &fat.Volume{ID: binary.BigEndian.Uint32(id[:]), Label: "EMPTY", Time: time.Unix(315532800, 0)} // FAT begins in 1980
+			}
+			if part.UUID == (gpt.GUID{}) {
+				part.UUID = deriveGUID(c.RootHash, a.Role)
+			}
+			p.Partitions = append(p.Partitions, part)
+		}
+		plans = append(plans, p)
 	}
-	add(LabelData, gpt.TypeVar, id("data"), l.DataSizeMiB, "data-size-mib", false).File = c.Data
-	return p, nil
+	return plans, nil
 }
 
 // PartitionGUIDs returns the two halves of a root hash as the GUIDs of its
@@ -156,6 +183,9 @@ func (p *Plan) Table() (*gpt.Table, error) {
 		if err := part.fits(); err != nil {
 			errs = append(errs, err)
 		}
+		if part.StartMiB != 0 {
+			at = part.StartMiB
+		}
 		t.Entries = append(t.Entries, gpt.Entry{
 			Type: part.Type, GUID: part.UUID, Attributes: part.Attributes, Name: part.Label,
 			First: uint64(at) * mib / gpt.SectorSize,
@@ -181,16 +211,23 @@ func (p *Plan) Table() (*gpt.Table, error) {
 
 func (p Partition) fits() error {
 	size := p.SizeMiB * mib
-	tooLarge := func(what string, need int64) error {
-		return fmt.Errorf("%s has %.1f MiB, partition %s holds %d MiB: raise %s to at least %d",
-			what, float64(need)/mib, p.Label, p.SizeMiB, p.Setting, (need+mib-1)/mib)
+	tooLarge := func(what string, need int64, largest string) error {
+		if largest != "" {
+			largest = "; the largest in it: " + largest
+		}
+		return fmt.Errorf("%s has %.1f MiB, partition %s holds %d MiB: raise %s to at least %d%s",
+			what, float64(need)/mib, p.Label, p.SizeMiB, p.Setting, (need+mib-1)/mib, largest)
 	}
 	switch {
 	case p.FAT != nil:
 		if need, err := p.FAT.Need(size); err != nil {
 			return fmt.Errorf("partition %s: %w", p.Label, err)
 		} else if need > size {
-			return tooLarge("the EFI file system", need)
+			files := map[string]int64{}
+			for _, f := range p.FAT.Files {
+				files[f.Path] = int64(len(f.Data))
+			}
+			return tooLarge("the EFI file system", need, Largest(files))
 		}
 	case p.File != "":
 		st, err := os.Stat(p.File)
@@ -201,8 +238,24 @@ func (p Partition) fits() error {
 			return fmt.Errorf("partition %s: %s is not a regular file", p.Label, p.File)
 		}
 		if st.Size() > size {
-			return tooLarge(p.File, st.Size())
+			largest := ""
+			if p.Largest != nil {
+				largest = p.Largest()
+			}
+			return tooLarge(p.File, st.Size(), largest)
 		}
 	}
 	return nil
+}
+
+// Largest lists the five largest of things with sizes in bytes.
+func Largest(sizes map[string]int64) string {
+	names := slices.SortedFunc(maps.Keys(sizes), func(a, b string) int {
+		return cmp.Or(cmp.Compare(sizes[b], sizes[a]), cmp.Compare(a, b))
+	})
+	var out []string
+	for _, name := range names[:min(5, len(names))] {
+		out = append(out, fmt.Sprintf("%s %.1f MiB", name, float64(sizes[name])/mib))
+	}
+	return strings.Join(out, ", ")
 }

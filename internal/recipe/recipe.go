@@ -83,7 +83,7 @@ type Sandbox struct {
 	Arch      string // RPM architecture of the target, "x86_64"
 	Target    string // compiler triple, "x86_64-dinghy-linux-gnu"
 	Epoch     int64  // SOURCE_DATE_EPOCH, seconds
-	Jobs      int    // of no effect: sandboxes share the processors, see scripts/jobs.sh
+	Jobs      int    // processors that builds are told to have, see scripts/jobs.sh; those of the machine when 0
 	Hold      bool   // fail at the end, so that the sandbox can be looked at
 }
 
@@ -189,6 +189,9 @@ func (s Sandbox) run(name, script string, args []string, opts []llb.RunOption) l
 	argv := append([]string{"/bin/bash", "-euo", "pipefail", "-c", script, "slipway"}, args...)
 	if s.Hold {
 		opts = append(opts, llb.AddEnv("SLIPWAY_HOLD", "1"))
+	}
+	if s.Jobs > 0 {
+		opts = append(opts, llb.AddEnv("OMP_NUM_THREADS", strconv.Itoa(s.Jobs))) // is what nproc(1) says
 	}
 	opts = append([]llb.RunOption{
 		llb.Args(argv),

@@ -22,7 +22,7 @@ var update = flag.Bool("update", false, "write the golden files")
 func sha(c string) string { return "sha256:" + strings.Repeat(c, 64) }
 
 func sandbox() Sandbox {
-	return Sandbox{SDKDigest: sha("0"), Arch: "x86_64", Target: "x86_64-acme-linux-gnu", Epoch: 1700000000, Jobs: 4}
+	return Sandbox{SDKDigest: sha("0"), Arch: "x86_64", Target: "x86_64-acme-linux-gnu", Epoch: 1700000000}
 }
 
 func pkg() Package {
@@ -208,5 +208,18 @@ func TestDefinitionFollowsInputs(t *testing.T) {
 		if definition(change) == same {
 			t.Errorf("%s does not reach the definition", name)
 		}
+	}
+}
+
+// The number of processors that builds are told is in their environment only where
+// it is set.
+func TestJobsSetting(t *testing.T) {
+	p := pkg()
+	if text := describe(t, p.Build()); strings.Contains(text, "OMP_NUM_THREADS") {
+		t.Errorf("set without Jobs: %s", text)
+	}
+	p.Jobs = 5
+	if text := describe(t, p.Build()); strings.Count(text, "  env OMP_NUM_THREADS=5\n") != 2 {
+		t.Errorf("not in both sandboxes: %s", text)
 	}
 }

@@ -2,6 +2,7 @@ package sdk
 
 import (
 	"bufio"
+	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -160,6 +162,9 @@ func readLayout(dir string) (*Image, error) {
 		return nil, bad(fmt.Errorf("the manifest has %d layers, want 1", len(manifest.Layers)))
 	}
 	layer := manifest.Layers[0]
+	if err := errors.Join(manifest.Config.Digest.Validate(), layer.Digest.Validate()); err != nil {
+		return nil, bad(err)
+	}
 	fi, err := os.Stat(w.blob(layer.Digest))
 	if err != nil {
 		return nil, bad(notAbsent(err))
@@ -167,7 +172,51 @@ func readLayout(dir string) (*Image, error) {
 	if fi.Size() != layer.Size {
 		return nil, bad(fmt.Errorf("the layer has %d bytes, want %d", fi.Size(), layer.Size))
 	}
-	return &Image{Layout: dir, Digest: desc.Digest.String(), Size: layer.Size}, nil
+	blobs := []digest.Digest{desc.Digest, manifest.Config.Digest, layer.Digest}
+	return &Image{Layout: dir, Digest: desc.Digest.String(), Size: layer.Size, blobs: blobs}, nil
+}
+
+// Blobs are the digests of what the layout of an SDK holds, "sha256:<hex>",
+// sorted. The error wraps fs.ErrNotExist where there is none.
+func Blobs(layout string) ([]string, error) {
+	img, err := readLayout(layout)
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for _, d := range img.blobs {
+		list = append(list, d.String())
+	}
+	slices.Sort(list)
+	return list, nil
+}
+
+// Verify reads all blobs of the layout of an SDK, and tells how many they are. The
+// error says which does not have its digest, or what else is wrong with the layout.
+func Verify(ctx context.Context, layout string) (checked int, err error) {
+	img, err := readLayout(layout)
+	if err != nil {
+		return 0, err
+	}
+	for _, d := range img.blobs {
+		if err := ctx.Err(); err != nil {
+			return checked, context.Cause(ctx)
+		}
+		f, err := os.Open((&layoutWriter{dir: layout}).blob(d))
+		if err != nil {
+			return checked, err
+		}
+		verifier := d.Verifier()
+		_, err = io.Copy(verifier, f)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return checked, err
+		}
+		checked++
+		if !verifier.Verified() {
+			return checked, fmt.Errorf("%s is damaged: its blob %s does not have this digest", layout, d)
+		}
+	}
+	return checked, nil
 }
 
 // notAbsent hides that a part is missing from callers that ask whether the

@@ -21,6 +21,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
+
 	"slipway/internal/workspace"
 )
 
@@ -82,6 +84,8 @@ type Image struct {
 	Key     string   // what it was made from, see Key
 	Cached  bool     // it was there already
 	Changes []Change // pins that moved, already written to slipway.lock
+
+	blobs []digest.Digest // manifest, config, layer
 }
 
 // Key is the SHA-256, in hex, over all that the SDK is made from: the recipe,

@@ -121,23 +121,57 @@ func (s *Store) readIndex(kind, digest string, n int) (string, bool) {
 	return string(data), err == nil && isHex(string(data), n)
 }
 
+// Add takes a file into the store that r gives. The error is a *DigestError where it does not have the SHA-256 (64 hex digits). What
+// is there already, undamaged, is not written again. ctx ends the wait for another process that brings the same file.
+func (s *Store) Add(ctx context.Context, sum string, r io.Reader) error {
+	if !isHex(sum, 64) {
+		return fmt.Errorf("add to source store: %q is not a SHA-256", sum)
+	}
+	item := &Item{Name: sum, SHA256: sum}
+	unlock, err := s.lock(ctx, item.key())
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if b, ok := s.Lookup(*item); ok {
+		if b, err = HashFile(b.Path); err == nil && b.SHA256 == sum {
+			h := sha256.New()
+			n, err := io.Copy(h, r)
+			if got := hex.EncodeToString(h.Sum(nil)); err == nil && got != sum {
+				err = &DigestError{Item: item, URL: "what is given", Algorithm: "sha256", Want: sum, Got: got, Size: n}
+			}
+			return err
+		}
+	}
+	f, err := os.CreateTemp(filepath.Join(s.dir, "tmp"), "new-*")
+	if err != nil {
+		return &storeError{err: err}
+	}
+	defer os.Remove(f.Name())
+	n, err := io.Copy(f, r)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return s.failed(f.Name(), err, n, 0)
+	}
+	_, err = s.admit(item, f.Name(), "what is given")
+	return err
+}
+
 // Damage is a file of the store that no longer has the content that its name says.
 type Damage struct {
 	Path      string
 	Want, Got string // SHA-256, hex
 }
 
-// Verify reads every file of the store again, removes those that are damaged and returns them; they are fetched again when next
+// Verify reads every file of the store again, counts them, removes those that are damaged and returns them; they are fetched again when next
 // needed. Lost or damaged index files are mended. ctx stops it between files.
-func (s *Store) Verify(ctx context.Context) ([]Damage, error) {
-	var bad []Damage
+func (s *Store) Verify(ctx context.Context) (checked int, bad []Damage, err error) {
 	entries, err := os.ReadDir(filepath.Join(s.dir, "blobs/sha256"))
 	if err != nil {
-		return nil, fmt.Errorf("verify source store: %w", err)
+		return 0, nil, fmt.Errorf("verify source store: %w", err)
 	}
 	for _, e := range entries {
 		if err := ctx.Err(); err != nil {
-			return bad, fmt.Errorf("verify source store: %w", err)
+			return checked, bad, fmt.Errorf("verify source store: %w", err)
 		}
 		path := s.blobPath(e.Name())
 		b, err := HashFile(path)
@@ -145,22 +179,23 @@ func (s *Store) Verify(ctx context.Context) ([]Damage, error) {
 			continue // removed meanwhile
 		}
 		if err != nil {
-			return bad, fmt.Errorf("verify source store: %w", err)
+			return checked, bad, fmt.Errorf("verify source store: %w", err)
 		}
+		checked++
 		if b.SHA256 != e.Name() {
 			bad = append(bad, Damage{Path: path, Want: e.Name(), Got: b.SHA256})
 			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return bad, fmt.Errorf("verify source store: %w", err)
+				return checked, bad, fmt.Errorf("verify source store: %w", err)
 			}
 			continue
 		}
 		if _, ok := s.Lookup(Item{SHA256: b.SHA256, SHA512: b.SHA512}); !ok {
 			if err := s.writeIndex(b); err != nil {
-				return bad, fmt.Errorf("verify source store: %w", err)
+				return checked, bad, fmt.Errorf("verify source store: %w", err)
 			}
 		}
 	}
-	return bad, nil
+	return checked, bad, nil
 }
 
 // HashFile reads a file once and returns its path, both digests and its size.

@@ -1,7 +1,9 @@
 package source
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -86,7 +88,7 @@ func TestLookupMiss(t *testing.T) {
 func TestVerify(t *testing.T) {
 	s := newStore(t)
 	good, bad, lost := put(t, s, "good"), put(t, s, "bad content"), put(t, s, "index lost")
-	if damage, err := s.Verify(t.Context()); err != nil || damage != nil {
+	if _, damage, err := s.Verify(t.Context()); err != nil || damage != nil {
 		t.Fatalf("a sound store: %v, %v", damage, err)
 	}
 	if err := errors.Join(
@@ -99,7 +101,7 @@ func TestVerify(t *testing.T) {
 	if b, ok := s.Lookup(Item{SHA512: good.SHA512}); ok {
 		t.Errorf("a damaged index led to %v", b)
 	}
-	damage, err := s.Verify(t.Context())
+	_, damage, err := s.Verify(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,5 +142,53 @@ func TestHashFile(t *testing.T) {
 	}
 	if _, err := HashFile(path + "x"); err == nil || !strings.Contains(err.Error(), path+"x") {
 		t.Errorf("missing file: %v", err)
+	}
+}
+
+func TestAdd(t *testing.T) {
+	s, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte("content")))
+	for name, tc := range map[string]struct{ sum, content string }{
+		"other content":   {sum, "other"},
+		"nothing":         {sum, ""},
+		"not a digest":    {"../../x", "content"},
+		"digest too long": {sum + "0", "content"},
+	} {
+		if err := s.Add(t.Context(), tc.sum, strings.NewReader(tc.content)); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if _, ok := s.Lookup(Item{SHA256: sum}); ok {
+		t.Fatal("wrong content is in the store")
+	}
+	for range 2 {
+		if err := s.Add(t.Context(), sum, strings.NewReader("content")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, ok := s.Lookup(Item{SHA256: sum})
+	if !ok {
+		t.Fatal("it is not in the store")
+	}
+	if err := os.Chmod(b.Path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(b.Path, []byte("damaged"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Add(t.Context(), sum, strings.NewReader("other")); err == nil {
+		t.Error("other content for a damaged file: no error")
+	}
+	if err := s.Add(t.Context(), sum, strings.NewReader("content")); err != nil {
+		t.Fatal(err)
+	}
+	if n, damage, err := s.Verify(t.Context()); n != 1 || damage != nil || err != nil {
+		t.Errorf("%d files, damage %v, %v", n, damage, err)
+	}
+	if left, err := os.ReadDir(filepath.Join(s.dir, "tmp")); err != nil || len(left) > 0 {
+		t.Errorf("left in tmp: %v, %v", left, err)
 	}
 }

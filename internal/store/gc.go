@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -19,8 +21,31 @@ import (
 // ErrInUse says that builds use the store, so that nothing may be removed now.
 var ErrInUse = errors.New("the store is in use")
 
-// Use keeps others from pruning the store until release is called.
-func (s *Store) Use() (release func(), err error) { return s.flock(unix.LOCK_SH) }
+// Use keeps others from pruning the store until release is called. If nobody else
+// uses the store, it first removes what builds that were killed left in tmp.
+func (s *Store) Use() (release func(), err error) {
+	if release, err := s.flock(unix.LOCK_EX); err == nil {
+		s.tidy()
+		release()
+	}
+	return s.flock(unix.LOCK_SH)
+}
+
+// keepTemp is longer than anything takes that writes to tmp without using the
+// store, such as the making of a new index.
+const keepTemp = time.Hour
+
+// tidy empties tmp. What it cannot remove costs space only.
+func (s *Store) tidy() {
+	tmp := filepath.Join(s.dir, "tmp")
+	left, _ := os.ReadDir(tmp)
+	for _, e := range left {
+		info, err := e.Info()
+		if err == nil && (strings.HasPrefix(e.Name(), TempResult) || time.Since(info.ModTime()) > keepTemp) {
+			_ = os.RemoveAll(filepath.Join(tmp, e.Name()))
+		}
+	}
+}
 
 func (s *Store) flock(how int) (release func(), err error) {
 	f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
@@ -55,18 +80,8 @@ func (s *Store) List() ([]Info, error) {
 	var list []Info
 	var manifests []string
 	err := s.index.read(func(tx *bbolt.Tx) error {
-		roots, there := map[string]bool{}, map[string]bool{}
-		err := tx.Bucket(bucketLast).ForEach(func(row, key []byte) error {
-			root, _, _ := strings.Cut(string(row), "\x00")
-			exists, known := there[root]
-			if !known {
-				_, err := os.Stat(root)
-				exists = err == nil
-				there[root] = exists
-			}
-			roots[string(key)] = roots[string(key)] || exists
-			return nil
-		})
+		roots := map[string]bool{}
+		err := eachLast(tx, func(_, key string, exists bool) { roots[key] = roots[key] || exists })
 		if err != nil {
 			return err
 		}
@@ -99,18 +114,121 @@ func (s *Store) List() ([]Info, error) {
 	return list, nil
 }
 
+// eachLast gives what workspaces had last, and whether they still exist.
+func eachLast(tx *bbolt.Tx, f func(root, key string, exists bool)) error {
+	there := map[string]bool{}
+	return tx.Bucket(bucketLast).ForEach(func(row, key []byte) error {
+		root, _, _ := strings.Cut(string(row), "\x00")
+		exists, known := there[root]
+		if !known {
+			_, err := os.Stat(root)
+			exists = err == nil
+			there[root] = exists
+		}
+		f(root, string(key), exists)
+		return nil
+	})
+}
+
+// Roots are the folders of the workspaces that had results here and still exist,
+// sorted.
+func (s *Store) Roots() ([]string, error) {
+	roots := map[string]bool{}
+	err := s.index.read(func(tx *bbolt.Tx) error {
+		return eachLast(tx, func(root, _ string, exists bool) {
+			if exists {
+				roots[root] = true
+			}
+		})
+	})
+	return slices.Sorted(maps.Keys(roots)), err
+}
+
+// Usage is what results take up, in bytes that are allocated on the disk. A blob
+// that several results have counts once.
+type Usage struct {
+	Results, Reachable int // how many; of them those that a workspace that still exists had last
+	Bytes              int64
+	ReachableBytes     int64     // of Bytes: what reachable results have
+	UnusedBytes        int64     // of Bytes: what no result has; it goes with the next Prune
+	Oldest             time.Time // when the longest unused was last wanted, exact to a day; zero without results
+}
+
+// Usage measures the results.
+func (s *Store) Usage() (Usage, error) {
+	list, err := s.List()
+	if err != nil {
+		return Usage{}, err
+	}
+	u := Usage{Results: len(list)}
+	if len(list) > 0 {
+		u.Oldest = list[0].Used
+	}
+	const wanted, reachable = 1, 2
+	state := map[string]int{}
+	err = s.index.read(func(tx *bbolt.Tx) error {
+		for _, info := range list {
+			as := wanted
+			if info.Reachable {
+				u.Reachable++
+				as = reachable
+			}
+			var e entry
+			if !getJSON(tx, bucketResults, info.Key, &e) {
+				continue
+			}
+			blobs := []string{e.Digest}
+			if r, err := s.load(e.Digest); err == nil {
+				blobs = append(blobs, r.Blobs()...)
+			}
+			for _, d := range blobs {
+				name := strings.TrimPrefix(d, "sha256:")
+				state[name] = max(state[name], as)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return Usage{}, err
+	}
+	blobs, err := os.ReadDir(filepath.Join(s.dir, "blobs", "sha256"))
+	if err != nil {
+		return Usage{}, err
+	}
+	for _, b := range blobs {
+		info, err := b.Info()
+		if err != nil {
+			continue // removed meanwhile
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			continue
+		}
+		size := st.Blocks * 512 // the unit of st_blocks, see stat(2)
+		u.Bytes += size
+		switch state[b.Name()] {
+		case reachable:
+			u.ReachableBytes += size
+		case 0:
+			u.UnusedBytes += size
+		}
+	}
+	return u, nil
+}
+
 // PruneOptions say what may go. What is not reachable goes before what is.
 type PruneOptions struct {
-	OlderThan time.Duration // remove what no build has wanted for so long; 0: age is no reason
-	MaxBytes  int64         // remove the longest unused until the results are no larger; 0: size is no reason
-	Reachable bool          // also remove by age what workspaces that still exist had last
-	DryRun    bool          // remove nothing
+	OlderThan time.Duration      // remove what no build has wanted for so long; 0: age is no reason
+	MaxBytes  int64              // remove the longest unused until the results are no larger; 0: size is no reason
+	Reachable bool               // also remove by age what workspaces that still exist had last
+	DryRun    bool               // remove nothing
+	Also      func(Pruned) error // runs before builds may use the store again; may be nil
 }
 
 // Pruned is what Prune removed, or would remove.
 type Pruned struct {
 	Results []Info
-	Bytes   int64 // of all blobs that went, those of dropped results included
+	Bytes   int64 // of all blobs that went, those of dropped results included; not of those that a view still holds
 }
 
 // Prune removes results, and then the blobs that no result has. The error is
@@ -163,7 +281,9 @@ func (s *Store) Prune(opt PruneOptions) (Pruned, error) {
 			return p, err
 		}
 	}
-	p.Bytes, err = s.sweep(gone, opt.DryRun)
+	if p.Bytes, err = s.sweep(gone, opt.DryRun); err == nil && opt.Also != nil {
+		err = opt.Also(p)
+	}
 	return p, err
 }
 
@@ -181,11 +301,8 @@ func (s *Store) sweep(gone map[string]bool, dryRun bool) (freed int64, err error
 			if err != nil {
 				return nil // is dropped when it is wanted
 			}
-			for _, f := range r.Files {
-				wanted[strings.TrimPrefix(f.Digest, "sha256:")] = true
-			}
-			for _, a := range r.Attachments {
-				wanted[strings.TrimPrefix(a.Digest, "sha256:")] = true
+			for _, d := range r.Blobs() {
+				wanted[strings.TrimPrefix(d, "sha256:")] = true
 			}
 			return nil
 		})
@@ -202,7 +319,9 @@ func (s *Store) sweep(gone map[string]bool, dryRun bool) (freed int64, err error
 		if err != nil || wanted[b.Name()] {
 			continue
 		}
-		freed += info.Size()
+		if st, ok := info.Sys().(*syscall.Stat_t); !ok || st.Nlink == 1 { // else a view still holds it
+			freed += info.Size()
+		}
 		if !dryRun {
 			if err := os.Remove(filepath.Join(s.dir, "blobs", "sha256", b.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return freed, err
@@ -245,31 +364,53 @@ func (s *Store) VerifyAll(ctx context.Context) (checked int, bad []Damage, err e
 }
 
 func (s *Store) verifyEntry(key string) error {
+	_, bad, err := s.Check(key)
+	if err == nil && len(bad) > 0 {
+		err = bad[0]
+	}
+	return err
+}
+
+// Check reads all of the result of a key: manifest, inputs, attachments and files.
+// It gives the result as far as the manifest can be read, nil where there is none,
+// and what is damaged or missing; these errors wrap ErrCorrupt or fs.ErrNotExist.
+// Files of results that came from the team cache may be missing, see Missing.
+// Damaged blobs are removed, the entry is left to Drop.
+func (s *Store) Check(key string) (r *Result, bad []error, err error) {
 	var e entry
 	ok := false
-	err := s.index.read(func(tx *bbolt.Tx) error {
+	err = s.index.read(func(tx *bbolt.Tx) error {
 		ok = getJSON(tx, bucketResults, key, &e)
 		return nil
 	})
-	if err != nil || !ok { // dropped meanwhile
-		return err
+	if err != nil || !ok {
+		return nil, nil, err
 	}
-	r, err := s.load(e.Digest)
-	if err != nil {
-		return err
-	}
-	if _, err := s.Inputs(r); err != nil {
-		return err
-	}
-	for _, a := range r.Attachments {
-		if err := s.verifyBlob(a.Digest, a.Size); err != nil {
-			return fmt.Errorf("%s: %w", a.MediaType, err)
+	note := func(what string, wrong error) {
+		switch {
+		case errors.Is(wrong, ErrCorrupt), errors.Is(wrong, fs.ErrNotExist):
+			bad = append(bad, fmt.Errorf("%s: %w", what, wrong))
+		case wrong != nil:
+			err = errors.Join(err, fmt.Errorf("%s: %w", what, wrong))
 		}
+	}
+	r, wrong := s.load(e.Digest)
+	if note("manifest", wrong); r == nil {
+		return nil, bad, err
+	}
+	if r.Key != key {
+		note("manifest", fmt.Errorf("%w: it is that of key %s", ErrCorrupt, r.Key))
+		return nil, bad, err
+	}
+	_, wrong = s.Inputs(r)
+	note("inputs", wrong)
+	for _, a := range r.Attachments {
+		note(a.MediaType, s.verifyBlob(a.Digest, a.Size))
 	}
 	for _, f := range r.Files {
-		if err := s.verifyBlob(f.Digest, f.Size); err != nil && (!e.Lazy || !errors.Is(err, fs.ErrNotExist)) {
-			return fmt.Errorf("%s: %w", f.Name, err)
+		if wrong := s.verifyBlob(f.Digest, f.Size); !e.Lazy || !errors.Is(wrong, fs.ErrNotExist) {
+			note(f.Name, wrong)
 		}
 	}
-	return nil
+	return r, bad, err
 }

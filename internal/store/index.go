@@ -71,13 +71,37 @@ func guarded(f func() error) (err error) {
 	return f()
 }
 
-// create makes the index, anew from the manifests where it is missing or damaged.
+// create makes the index, anew from the manifests, where it is missing.
 func (x *index) create() error {
-	path := filepath.Join(x.dir, indexFile)
-	if _, err := os.Stat(path); err == nil {
+	there := func() error {
+		_, err := os.Stat(filepath.Join(x.dir, indexFile))
+		return err
+	}
+	if there() == nil {
 		return nil
 	}
-	return x.rebuild()
+	return x.mend(there)
+}
+
+// mend makes the index anew where try still finds it damaged, and tries again. Of
+// several processes one does: an index that another makes a moment later would
+// lack what was stored meanwhile.
+func (x *index) mend(try func() error) error {
+	lock, err := os.OpenFile(filepath.Join(x.dir, "index.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
+	if err := try(); !damaged(err) {
+		return err
+	}
+	if err := x.rebuild(); err != nil {
+		return err
+	}
+	return try()
 }
 
 // damaged tells whether an error means that the index file itself is no good.
@@ -225,9 +249,7 @@ func (x *index) repairing(readOnly bool, f func(*bbolt.DB) error) error {
 	}
 	err := try()
 	if damaged(err) {
-		if err = x.rebuild(); err == nil {
-			err = try()
-		}
+		err = x.mend(try)
 	}
 	if err != nil {
 		return fmt.Errorf("index of the store: %w", err)

@@ -33,6 +33,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 // Media types of a result's manifest.
@@ -101,9 +102,9 @@ type Artifact struct {
 	History     History           // how its build went; Key is ignored
 }
 
-// keepTemp is longer than any build takes: what is older in tmp was left by a
-// process that was killed.
-const keepTemp = 48 * time.Hour
+// TempResult begins the names of folders in tmp that builds have results put into.
+// Only who uses the store may make them, see Use.
+const TempResult = "result-"
 
 // Open makes the layout below dir where it is missing.
 func Open(dir string) (*Store, error) {
@@ -126,15 +127,6 @@ func Open(dir string) (*Store, error) {
 	}
 	if err := s.index.create(); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
-	}
-	left, err := os.ReadDir(filepath.Join(dir, "tmp"))
-	if err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
-	}
-	for _, e := range left {
-		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > keepTemp {
-			_ = os.RemoveAll(filepath.Join(dir, "tmp", e.Name()))
-		}
 	}
 	return s, nil
 }
@@ -471,6 +463,35 @@ func (s *Store) put(a Artifact) (*Result, error) {
 // the files: they lie in the team cache, and are brought by AddBlob when needed.
 func (s *Store) Adopt(manifest []byte) (*Result, error) { return s.register(manifest, true, nil) }
 
+// Register records a result of which the manifest is at hand, and everything that
+// it names is here: its inputs, its files and what is attached to it. Otherwise the
+// error wraps fs.ErrNotExist, and nothing is recorded. The caller has verified the
+// blobs, as AddBlob does.
+func (s *Store) Register(manifest []byte) (*Result, error) {
+	r, err := Parse(manifest)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range r.Blobs() {
+		if _, err := os.Stat(s.Path(d)); err != nil {
+			return nil, fmt.Errorf("%s is not complete: %w", r.Target, err)
+		}
+	}
+	return s.register(manifest, false, nil)
+}
+
+// Blobs are the digests of everything that a manifest names, "sha256:<hex>".
+func (r *Result) Blobs() []string {
+	list := []string{"sha256:" + r.Key}
+	for _, f := range r.Files {
+		list = append(list, f.Digest)
+	}
+	for _, a := range r.Attachments {
+		list = append(list, a.Digest)
+	}
+	return list
+}
+
 // register writes a manifest and leads its key to it.
 func (s *Store) register(manifest []byte, lazy bool, also func(*bbolt.Tx) error) (*Result, error) {
 	d, err := s.addBytes(manifest)
@@ -500,14 +521,26 @@ func (s *Store) register(manifest []byte, lazy bool, also func(*bbolt.Tx) error)
 	})
 }
 
-// AddBlob stores what r gives under its digest; other content is an error.
+// AddBlob stores what r gives under its digest; other content is an ErrCorrupt. What
+// is there already, undamaged, is not written again.
 func (s *Store) AddBlob(d string, r io.Reader) error {
+	if info, err := os.Stat(s.Path(d)); err == nil && s.verifyBlob(d, info.Size()) == nil {
+		h := sha256.New()
+		_, err := io.Copy(h, r)
+		if got := "sha256:" + hex.EncodeToString(h.Sum(nil)); err == nil && got != d {
+			err = fmt.Errorf("%w: content of digest %s instead of %s", ErrCorrupt, got, d)
+		}
+		return err
+	}
 	w, err := s.NewBlob(d)
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(w, r)
-	return errors.Join(err, w.Close())
+	if _, err := io.Copy(w, r); err != nil {
+		_ = w.Close() // removes it: it is not whole
+		return err
+	}
+	return w.Close()
 }
 
 // NewBlob gives a writer for the content of a digest. Closing it stores the blob;
@@ -601,6 +634,13 @@ func (s *Store) View(r *Result, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("view of %s: %w", r.Target, err)
 	}
+	// one build of the checkout at a time, where the file system can lock folders
+	lock, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("view of %s: %w", r.Target, err)
+	}
+	defer lock.Close()
+	_ = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
 	want := map[string]bool{}
 	for _, f := range r.Files {
 		want[f.Name] = true
@@ -612,7 +652,7 @@ func (s *Store) View(r *Result, dir string) error {
 			return fmt.Errorf("view of %s: %w", r.Target, err)
 		}
 	}
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	"go.etcd.io/bbolt"
+	"golang.org/x/sync/errgroup"
 )
 
 // put stores a result whose inputs are a text.
@@ -477,27 +478,100 @@ func TestView(t *testing.T) {
 	}
 }
 
-// What a killed process left goes, what may be in use stays.
-func TestOpenTidies(t *testing.T) {
+// What killed processes left goes, what may be in use stays.
+func TestUseTidies(t *testing.T) {
 	s := open(t)
-	old, fresh := filepath.Join(s.Dir(), "tmp", "result-1"), filepath.Join(s.Dir(), "tmp", "result-2")
-	for _, dir := range []string{old, fresh} {
-		if err := os.MkdirAll(filepath.Join(dir, "sub"), 0o755); err != nil {
+	long := time.Now().Add(-keepTemp - time.Hour)
+	left := func() (names []string) {
+		entries, err := os.ReadDir(filepath.Join(s.Dir(), "tmp"))
+		if err != nil {
 			t.Fatal(err)
 		}
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		return names
 	}
-	then := time.Now().Add(-keepTemp - time.Hour)
-	if err := os.Chtimes(old, then, then); err != nil {
-		t.Fatal(err)
+	var releases []func()
+	for _, test := range []struct {
+		name string
+		want []string
+	}{
+		{"alone", []string{"write-2"}},
+		{"another uses the store", []string{"result-1", "write-1", "write-2"}},
+	} {
+		if err := os.MkdirAll(filepath.Join(s.Dir(), "tmp", "result-1", "sub"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name, at := range map[string]time.Time{"write-1": long, "write-2": time.Now()} {
+			path := filepath.Join(s.Dir(), "tmp", name)
+			if err := errors.Join(os.WriteFile(path, nil, 0o644), os.Chtimes(path, at, at)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		release, err := s.Use()
+		if err != nil {
+			t.Fatal(err)
+		}
+		releases = append(releases, release)
+		if diff := cmp.Diff(test.want, left()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.name, diff)
+		}
 	}
-	if _, err := Open(s.Dir()); err != nil {
-		t.Fatal(err)
+	for _, release := range releases {
+		release()
 	}
-	if _, err := os.Stat(old); !os.IsNotExist(err) {
-		t.Errorf("the old one: %v", err)
+}
+
+// Builds of one checkout show their results in the same folder.
+func TestViewAtOnce(t *testing.T) {
+	s := open(t)
+	files := map[string]string{}
+	for i := range 50 {
+		files[fmt.Sprintf("%d.rpm", i)] = fmt.Sprint(i)
 	}
-	if _, err := os.Stat(fresh); err != nil {
-		t.Error(err)
+	results := []*Result{put(t, s, "in", files), put(t, s, "in2", map[string]string{"0.rpm": "other"})}
+	for range 10 {
+		dir := filepath.Join(t.TempDir(), "a")
+		var all errgroup.Group
+		for i := range 8 {
+			all.Go(func() error { return s.View(results[i%2], dir) })
+		}
+		if err := all.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 && len(entries) != len(files) {
+			t.Errorf("%d files, %v", len(entries), err)
+		}
+	}
+}
+
+// Processes that open a new store at once do not lose what one of them stores.
+func TestOpenAtOnce(t *testing.T) {
+	for range 5 {
+		dir := filepath.Join(t.TempDir(), "store")
+		var all errgroup.Group
+		for i := range 8 {
+			all.Go(func() error {
+				s, err := Open(dir)
+				if err == nil {
+					err = s.SetLast("/", "x86_64", map[string]string{fmt.Sprint(i): "key"})
+				}
+				return err
+			})
+		}
+		if err := all.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 8 {
+			if s.Last("/", "x86_64", fmt.Sprint(i)) != "key" {
+				t.Errorf("what process %d stored is lost", i)
+			}
+		}
 	}
 }
 

@@ -265,6 +265,7 @@ func (l *loader) variants() {
 	for _, name := range l.folders(variantsDir, "variant") {
 		v := &Variant{Name: name, Dir: filepath.Join(l.Root, variantsDir, name)}
 		v.Manifest = filepath.Join(v.Dir, VariantFile)
+		before := len(l.Errors)
 		v.positions = l.manifest(&l.Errors, variantsDir+"/"+name+"/"+VariantFile, v,
 			"a variant folder holds variant.toml; remove the folder if it is a leftover")
 		for i, pkg := range v.IncludedPackages {
@@ -273,6 +274,7 @@ func (l *loader) variants() {
 				l.add(v.Position(key), key, fmt.Sprintf("\"included-packages\" names %q with the vendor prefix", pkg), fmt.Sprintf("write %q", bare))
 			}
 		}
+		l.layout(v, l.Errors[before:])
 		w.Variants = append(w.Variants, v)
 		names = append(names, name)
 	}
@@ -287,6 +289,25 @@ func (l *loader) variants() {
 		}
 		l.add(w.Config.Position("default-variant"), "default-variant", fmt.Sprintf("\"default-variant\" names %q, but there is no folder %s/%s", want, variantsDir, want), hint)
 	}
+}
+
+// layout finds what cannot be in the layout of a variant whose manifest has these
+// findings already.
+func (l *loader) layout(v *Variant, found Errors) {
+	const table = "image-layout"
+	if slices.ContainsFunc(found, func(e *Error) bool { return e.Key == "" || strings.HasPrefix(e.Key, table) }) || len(v.SupportedArches) == 0 {
+		return
+	}
+	_, findings := v.ImageLayout.Disks(v.SupportedArches[0], l.Config.Version)
+	for _, f := range findings {
+		// a key that was not written is laid to its table
+		at := f.Key
+		for !v.written(at) && strings.Contains(at, ".") {
+			at = at[:strings.LastIndex(at, ".")]
+		}
+		l.add(v.Position(at), f.Key, f.Msg, f.Hint)
+	}
+	v.ImageLayout = v.ImageLayout.WithDefaults()
 }
 
 func (l *loader) sdk() {

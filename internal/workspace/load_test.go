@@ -169,7 +169,7 @@ func TestLoad(t *testing.T) {
 	}
 	zlib, acl := filepath.Join(root, "packages/zlib"), filepath.Join(root, "packages/acl")
 	hex64 := strings.Repeat("0123456789abcdef", 4)
-	layout := workspace.ImageLayout{ESPSizeMiB: 128, RootSizeMiB: 512, HashSizeMiB: 16, DataSizeMiB: 256, Slots: 2}
+	layout := workspace.ImageLayout{Plan: "slipway", DataDisk: "unified", ESPSizeMiB: 128, RootSizeMiB: 512, HashSizeMiB: 16, DataSizeMiB: 256, Slots: 2}
 	small := layout
 	small.RootSizeMiB, small.Slots = 1024, 1
 	want := &workspace.Workspace{
@@ -206,11 +206,11 @@ func TestLoad(t *testing.T) {
 			Name: "dev", Dir: filepath.Join(root, "variants/dev"), Manifest: filepath.Join(root, "variants/dev/variant.toml"),
 			IncludedPackages: []string{"release", "zlib"},
 			KernelParameters: []string{"console=ttyS0,115200", `dm-mod.create="root,,,ro,0 1 verity"`},
-			SupportedArches:  []string{"x86_64"}, ImageFormat: "raw", ImageLayout: small,
+			SupportedArches:  []string{"x86_64"}, ImageFormats: []string{"raw"}, ImageLayout: small,
 			ImageFeatures: map[string]bool{"in-place-updates": true},
 		}, {
 			Name: "plain", Dir: filepath.Join(root, "variants/plain"), Manifest: filepath.Join(root, "variants/plain/variant.toml"),
-			IncludedPackages: []string{"release"}, SupportedArches: []string{"x86_64", "aarch64"}, ImageFormat: "raw", ImageLayout: layout,
+			IncludedPackages: []string{"release"}, SupportedArches: []string{"x86_64", "aarch64"}, ImageFormats: []string{"raw"}, ImageLayout: layout,
 		}},
 		SDK: &workspace.SDK{
 			Manifest: filepath.Join(root, "sdk/sdk.toml"), Name: "dinghy-sdk", Suite: "bookworm",
@@ -234,7 +234,7 @@ func TestLoad(t *testing.T) {
 	if p := got.Variant("dev").Position("included-packages[1]").String(); p != "variants/dev/variant.toml:1:33" {
 		t.Errorf("position of the second included package: %s", p)
 	}
-	if p := got.Variant("plain").Position("image-format").String(); p != "variants/plain/variant.toml" {
+	if p := got.Variant("plain").Position("image-formats").String(); p != "variants/plain/variant.toml" {
 		t.Errorf("position of a key that is not written: %s", p)
 	}
 	if got.Package("zlib") != got.Packages[1] || got.Package("zli") != nil || got.Prefix() != "dinghy-" {

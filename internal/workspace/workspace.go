@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"path"
 	"strings"
+
+	"slipway/internal/image/layout"
 )
 
 // File names and folders that make a workspace.
@@ -66,6 +68,8 @@ type Cache struct {
 	Insecure   bool     `toml:"insecure" default:"false" doc:"Whether plain HTTP will do. Registries of this machine need no such leave."`
 	PublicKeys []string `toml:"public-keys" check:"text" doc:"Files with public keys in PEM, ed25519 or ECDSA P-256, as openssl and cosign make them; relative to the file that names them. Where there are some, results of the cache must be signed with one of them; others are refused."`
 	SignKey    string   `toml:"sign-key" check:"text" default-doc:"results are not signed" doc:"File with the private key with which pushed results are signed: PKCS #8, or an encrypted key of cosign, whose password is in $COSIGN_PASSWORD. It belongs into the user's configuration."`
+
+	Places map[string]Position // of TeamCache: where ref, public-keys and sign-key are set
 }
 
 // Package is one folder of packages/: a manifest and a spec.
@@ -125,22 +129,16 @@ type Variant struct {
 	IncludedPackages []string        `toml:"included-packages" required:"true" check:"rpm" doc:"RPMs to install, without the vendor prefix; what they require comes with them."`
 	KernelParameters []string        `toml:"kernel-parameters" check:"cmdline" doc:"Parameters that come first on the kernel command line, one an entry."`
 	SupportedArches  []string        `toml:"supported-arches" enum:"x86_64,aarch64" default:"x86_64,aarch64" doc:"Architectures for which the variant can be built."`
-	ImageFormat      string          `toml:"image-format" enum:"raw" default:"raw" doc:"Format of the disk image."`
+	ImageFormats     []string        `toml:"image-formats" enum:"raw,raw.zst,raw.lz4,qcow2,vmdk,ova,vhd,vhd-dynamic" default:"raw" doc:"Formats in which the disk image is written. The raw image is always made, the others lie beside it."`
 	ImageLayout      ImageLayout     `toml:"image-layout" doc:"Partitions and sizes of the disk."`
 	ImageFeatures    map[string]bool `toml:"image-features" keys:"feature" doc:"Features by name, on or off. Packages see them as image-feature(x) and image-feature(no-x)."`
 
 	positions
 }
 
-// ImageLayout is the table [image-layout] of a variant.toml.
-type ImageLayout struct {
-	ESPSizeMiB  int `toml:"esp-size-mib" min:"1" max:"1048576" default:"128" doc:"Size of the EFI system partition in MiB."`
-	RootSizeMiB int `toml:"root-size-mib" min:"1" max:"1048576" default:"512" doc:"Size of each root partition in MiB."`
-	HashSizeMiB int `toml:"hash-size-mib" min:"1" max:"1048576" default:"16" doc:"Size of each dm-verity hash partition in MiB."`
-	DataSizeMiB int `toml:"data-size-mib" min:"1" max:"1048576" default:"256" doc:"Size of the data partition in MiB as built; it grows to the end of the disk at first boot."`
-	Slots       int `toml:"slots" enum:"1,2" default:"2" doc:"Number of root and hash partition pairs: 2 for updates in place, 1 without."`
-	DiskSizeGiB int `toml:"disk-size-gib" min:"0" max:"65536" default:"0" doc:"Size of the disk in GiB; 0 is as small as its partitions allow."`
-}
+// ImageLayout is the table [image-layout] of a variant.toml. Load fills in what
+// the plan has for sizes that were not given.
+type ImageLayout = layout.Layout
 
 // SDK is sdk/sdk.toml: the root filesystem that every build runs in.
 type SDK struct {

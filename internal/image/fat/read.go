@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 	"unicode/utf16"
 )
 
@@ -20,6 +21,16 @@ const (
 // the order of their directories. It is meant for EFI system partitions:
 // everything is read into memory.
 func Read(r io.ReaderAt) ([]File, error) {
+	v, err := ReadVolume(r)
+	if v == nil {
+		return nil, err
+	}
+	return v.Files, err
+}
+
+// ReadVolume is Read with what the volume says of itself: written again at the
+// same size, a volume of Write has the same bytes. Time is that of the label.
+func ReadVolume(r io.ReaderAt) (*Volume, error) {
 	b := make([]byte, sectorSize)
 	if _, err := r.ReadAt(b, 0); err != nil {
 		return nil, fmt.Errorf("boot sector: %w", err)
@@ -33,9 +44,13 @@ func Read(r io.ReaderAt) ([]File, error) {
 	rd := &reader{r: r, fat: int64(reserved) * sectorSize, cluster: int64(b[13]) * sectorSize, budget: maxFileRead, entries: maxEntries}
 	rd.data = rd.fat + copies*int64(fatSectors)*sectorSize
 	rd.clusters = min(uint32(int64(fatSectors)*sectorSize/4), maxClusters)
-	var files []File
-	err := rd.directory(root, "", 0, &files)
-	return files, err
+	v := &Volume{ID: le.Uint32(b[67:])}
+	if label := strings.TrimRight(string(b[71:82]), " "); label != "NO NAME" {
+		v.Label = label
+	}
+	err := rd.directory(root, "", 0, &v.Files)
+	v.Time = rd.time
+	return v, err
 }
 
 type reader struct {
@@ -45,6 +60,7 @@ type reader struct {
 	clusters  uint32
 	budget    int64
 	entries   int
+	time      time.Time // of the volume's label
 }
 
 // chain reads the clusters of a file or directory; size < 0 is a directory.
@@ -112,6 +128,9 @@ func (r *reader) directory(cluster uint32, at string, depth int, files *[]File) 
 			name = string(utf16.Decode(long))
 		}
 		long = nil
+		if e[11]&attrVolume != 0 && depth == 0 {
+			r.time = parseStamp(le.Uint16(e[24:]), le.Uint16(e[22:]))
+		}
 		if e[11]&attrVolume != 0 || e[0] == '.' {
 			continue
 		}
@@ -133,6 +152,11 @@ func (r *reader) directory(cluster uint32, at string, depth int, files *[]File) 
 		*files = append(*files, File{Path: full, Data: data})
 	}
 	return nil
+}
+
+// parseStamp reads what stamp makes.
+func parseStamp(date, clock uint16) time.Time {
+	return time.Date(1980+int(date>>9), time.Month(date>>5&15), int(date&31), int(clock>>11), int(clock>>5&63), int(clock&31)*2, 0, time.UTC)
 }
 
 func shortText(e []byte) string {

@@ -60,6 +60,13 @@ func (g *GUID) UnmarshalText(text []byte) error {
 	return err
 }
 
+// Disk returns the GUID in the byte order of the disk, and of all of UEFI's
+// structures.
+func (g GUID) Disk() [16]byte { return g.swap() }
+
+// FromDisk is the GUID of which Disk gives b.
+func FromDisk(b [16]byte) GUID { return GUID(b).swap() }
+
 // swap turns the text order into the disk order and back.
 func (g GUID) swap() GUID {
 	g[0], g[1], g[2], g[3] = g[3], g[2], g[1], g[0]

@@ -208,8 +208,12 @@ func (m Machine) check() error {
 }
 
 func (m Machine) args(accel, vars string) []string {
+	machine := "q35"
+	if m.Kernel == "" && m.Firmware.SMM {
+		machine += ",smm=on"
+	}
 	a := []string{"-nodefaults", "-no-user-config", "-display", "none", "-S",
-		"-machine", "q35", "-accel", accel,
+		"-machine", machine, "-accel", accel,
 		"-m", strconv.Itoa(cmp.Or(m.MemoryMiB, 1024)), "-smp", strconv.Itoa(cmp.Or(m.CPUs, 1)),
 		"-chardev", "stdio,id=serial,mux=on,signal=off", "-serial", "chardev:serial", "-mon", "chardev=serial,mode=readline",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=hvc0,fd=3", "-device", "virtconsole,chardev=hvc0",
@@ -233,6 +237,9 @@ func (m Machine) args(accel, vars string) []string {
 	} else {
 		a = append(a, "-drive", "if=pflash,format=raw,readonly=on,file="+escape(m.Firmware.Code),
 			"-drive", "if=pflash,format=raw,file="+escape(vars))
+		if m.Firmware.SMM {
+			a = append(a, "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
+		}
 	}
 	if m.Disk != "" {
 		d := "if=none,id=disk,format=raw,discard=unmap,file=" + escape(m.Disk)

@@ -46,7 +46,7 @@ func TestMissing(t *testing.T) {
 	if !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "apt-get install qemu-system-x86") {
 		t.Error(err)
 	}
-	_, err = findFirmware(t.TempDir())
+	_, err = findFirmware(t.TempDir(), firmwares)
 	if !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "apt-get install ovmf") {
 		t.Error(err)
 	}
@@ -64,7 +64,7 @@ func TestFindFirmware(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f, err := findFirmware(root)
+	f, err := findFirmware(root, firmwares)
 	if err != nil || f.Vars != root+"/usr/share/edk2/ovmf/OVMF_VARS.fd" {
 		t.Error(f, err)
 	}

@@ -75,6 +75,7 @@ func Build(in Image) ([]byte, error) {
 const (
 	peOffset        = 0x3c
 	coffSize        = 24 // with the signature
+	coffSymbols     = 12 // offset and number
 	sectionHeader   = 40
 	optMagic        = 0
 	optInitialized  = 8
@@ -93,7 +94,9 @@ const (
 )
 
 // Append returns the PE32+ image with sections behind those that it has, each
-// at the next page. Addresses in sections are ignored.
+// at the next page. Addresses in sections are ignored. What lies behind the last
+// section, symbols for debuggers, is left out: sections must follow each other
+// for all implementations to agree on the image's Authenticode hash.
 func Append(image []byte, sections []Section) ([]byte, error) {
 	le := binary.LittleEndian
 	bad := func(format string, a ...any) ([]byte, error) {
@@ -126,18 +129,29 @@ func Append(image []byte, sections []Section) ([]byte, error) {
 	if slices.ContainsFunc(image[end:tableEnd], func(b byte) bool { return b != 0 }) {
 		return bad("the space behind the section table is in use")
 	}
-	var address int64
+	address, contentEnd := int64(0), int64(le.Uint32(image[opt+optHeadersSize:]))
 	taken := map[string]bool{}
 	for at := table; at < end; at += sectionHeader {
 		h := image[at:]
 		address = max(address, int64(le.Uint32(h[12:]))+int64(max(le.Uint32(h[8:]), le.Uint32(h[16:]))))
 		if raw := int64(le.Uint32(h[20:])); raw != 0 && raw < tableEnd {
 			return bad("the content of a section begins in the section table")
+		} else if raw != 0 {
+			contentEnd = max(contentEnd, raw+int64(le.Uint32(h[16:])))
 		}
 		taken[strings.TrimRight(string(h[:8]), "\x00")] = true
 	}
 
-	out := slices.Clone(image)
+	if contentEnd > int64(len(image)) {
+		return bad("a section ends at %d of %d bytes", contentEnd, len(image))
+	}
+	for name := range taken {
+		if strings.HasPrefix(name, "/") {
+			return bad("section %s has its name in the table of symbols", name)
+		}
+	}
+	out := slices.Clone(image[:contentEnd])
+	le.PutUint64(out[coff+coffSymbols:], 0)
 	grow := func(to, align int64) int64 { return (to + align - 1) / align * align }
 	initialized := int64(le.Uint32(out[opt+optInitialized:]))
 	for i, s := range sections {
@@ -169,13 +183,13 @@ func Append(image []byte, sections []Section) ([]byte, error) {
 	le.PutUint32(out[opt+optInitialized:], uint32(initialized))
 	le.PutUint32(out[opt+optImageSize:], uint32(grow(address, sectionAlign)))
 	le.PutUint32(out[opt+optChecksum:], 0)
-	le.PutUint32(out[opt+optChecksum:], checksum(out))
+	le.PutUint32(out[opt+optChecksum:], Checksum(out))
 	return out, nil
 }
 
-// checksum is that of the optional header: the sum of all 16-bit words with
-// the carry added back, plus the length. Its own field counts as zero.
-func checksum(b []byte) uint32 {
+// Checksum is that of the optional header of a PE file, whose own field must be
+// zero: the sum of all 16-bit words with the carry added back, plus the length.
+func Checksum(b []byte) uint32 {
 	var sum uint32
 	for i := 0; i < len(b); i += 2 {
 		word := uint32(b[i])

@@ -140,7 +140,7 @@ func TestChecksum(t *testing.T) {
 		{"\xff\xff\x01\x00", 1 + 4},
 		{"\x01\x02\x03", 0x0204 + 3},
 	} {
-		if got := checksum([]byte(tt.data)); got != tt.want {
+		if got := Checksum([]byte(tt.data)); got != tt.want {
 			t.Errorf("%x: %#x, want %#x", tt.data, got, tt.want)
 		}
 	}

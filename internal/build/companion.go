@@ -1,0 +1,211 @@
+package build
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"slipway/internal/image"
+	"slipway/internal/image/format"
+	"slipway/internal/image/inspect"
+	"slipway/internal/image/layout"
+	"slipway/internal/workspace"
+)
+
+// Endings of the files that lie beside a variant's disk: the disk of the data, and
+// the parts of an update, as slipway repo add --image-dir finds them.
+const (
+	endData = "-data"
+	endRoot = "-root.img"
+	endHash = "-hash.img"
+	endUKI  = "-uki.efi"
+)
+
+// companionVersion stands in the stamp: raise it when companions are made in
+// another way from the same disk.
+const companionVersion = "1"
+
+// stampText is what stands in the stamp file of a variant's image: a digest of
+// what its disk and what lies beside it are made from.
+func stampText(disk [sha256.Size]byte, v *workspace.Variant) string {
+	sum := sha256.Sum256([]byte(companionVersion + " " + strings.Join(v.ImageFormats, " ") + " " + string(disk[:])))
+	return hex.EncodeToString(sum[:]) + "\n"
+}
+
+func allRegular(paths []string) bool {
+	for _, p := range paths {
+		if st, err := os.Stat(p); err != nil || !st.Mode().IsRegular() {
+			return false
+		}
+	}
+	return true
+}
+
+// formatted are the files of a disk in other formats than raw, by the path of
+// the raw disk without its ending. An OVA is only made of the system's disk.
+func formatted(v *workspace.Variant, stem string, data bool) map[format.Kind]string {
+	files := map[format.Kind]string{}
+	for _, name := range v.ImageFormats {
+		if k := format.Kind(name); k != format.Raw && (k != format.OVA || !data) {
+			files[k] = stem + k.Extension()
+		}
+	}
+	return files
+}
+
+// companions are the files that lie beside a variant's disk.
+func (b *Builder) companions(v *workspace.Variant) []string {
+	stem := filepath.Join(b.ImageDir(v), b.ImageName(v))
+	var files []string
+	for _, path := range formatted(v, stem, false) {
+		files = append(files, path)
+	}
+	if v.ImageLayout.DataDisk == layout.Split {
+		files = append(files, stem+endData+format.Raw.Extension())
+		for _, path := range formatted(v, stem+endData, true) {
+			files = append(files, path)
+		}
+	}
+	if v.ImageLayout.Updates() {
+		files = append(files, stem+endRoot, stem+endHash, stem+endUKI)
+	}
+	slices.Sort(files)
+	return files
+}
+
+// writeCompanions makes what lies beside a variant's disk from the disk, and
+// removes what an earlier layout or list of formats had there.
+func (b *Builder) writeCompanions(ctx context.Context, v *workspace.Variant, disk string) error {
+	stem := strings.TrimSuffix(disk, format.Raw.Extension())
+	wanted := b.companions(v)
+	var all []string
+	for _, k := range format.Kinds() {
+		all = append(all, stem+k.Extension(), stem+endData+k.Extension())
+	}
+	for _, path := range append(all, stem+endRoot, stem+endHash, stem+endUKI) {
+		if path != disk && !slices.Contains(wanted, path) {
+			if err := os.RemoveAll(path); err != nil {
+				return err
+			}
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	b.display.Phase("variants/"+v.Name, "formats")
+	d, err := format.OpenRaw(disk)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	u, err := inspect.ReadUpdate(d)
+	if err != nil {
+		return err
+	}
+	made := time.Unix(b.ws.Config.ReleaseEpoch, 0)
+	o := format.Options{
+		Name: strings.TrimSuffix(b.ImageName(v), "-"+b.ws.Config.Version), Version: b.ws.Config.Version,
+		Time: made, Seed: u.Disk.String(),
+	}
+	for k, path := range formatted(v, stem, false) {
+		if err := format.Convert(ctx, k, d, path, o); err != nil {
+			return err
+		}
+	}
+	if v.ImageLayout.DataDisk == layout.Split {
+		if err := b.dataDisk(ctx, v, u, stem+endData, o); err != nil {
+			return err
+		}
+	}
+	if v.ImageLayout.Updates() {
+		err = errors.Join(writeFile(ctx, stem+endRoot, u.Root), writeFile(ctx, stem+endHash, u.Hash), writeFile(ctx, stem+endUKI, bytes.NewReader(u.UKI)))
+		if err != nil {
+			return err
+		}
+	}
+	for _, path := range wanted {
+		if err := errors.Join(os.Chmod(path, 0o444), os.Chtimes(path, made, made)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dataDisk writes the disk that the data partition has for itself.
+func (b *Builder) dataDisk(ctx context.Context, v *workspace.Variant, u *inspect.Update, stem string, o format.Options) error {
+	plan, err := image.NewDataPlan(image.Arch(b.opt.Arch), v.ImageLayout, image.Contents{Version: b.ws.Config.Version, RootHash: u.RootHash})
+	if err != nil {
+		return err
+	}
+	raw := stem + format.Raw.Extension()
+	if _, _, err := plan.Write(ctx, raw); err != nil {
+		return err
+	}
+	o.Seed += endData
+	for k, path := range formatted(v, stem, true) {
+		if err := format.Write(ctx, k, raw, path, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeFile writes a file that is there only when it is complete.
+func writeFile(ctx context.Context, path string, r io.Reader) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, &cancelable{ctx, r})
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// cancelable is a reader that ends with its context.
+type cancelable struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *cancelable) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// largestPackages lists the packages that take most of an image, by the recipe's
+// table of packages; nothing where it cannot be read, as it only adds to an error.
+func largestPackages(table string) string {
+	raw, err := os.ReadFile(table)
+	if err != nil {
+		return ""
+	}
+	list, err := inventory(raw)
+	if err != nil {
+		return ""
+	}
+	var parsed struct{ Packages []inventoryEntry }
+	if err := json.Unmarshal(list, &parsed); err != nil {
+		return ""
+	}
+	sizes := map[string]int64{}
+	for _, p := range parsed.Packages {
+		sizes[p.Name] = p.Size
+	}
+	return image.Largest(sizes)
+}

@@ -1,0 +1,484 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	mathrand "math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"dinghy/internal/boot"
+	"dinghy/internal/gpt"
+	"dinghy/internal/repo"
+	"dinghy/update"
+)
+
+var one, two, three = build("1.0.0", 150), build("1.1.0", 160), build("1.2.0", 20)
+
+func (w *world) files(t *testing.T) []string {
+	t.Helper()
+	var names []string
+	for _, e := range must[[]os.DirEntry](t)(os.ReadDir(w.images())) {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func equal[T any](t *testing.T, what string, got, want T) {
+	t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
+}
+
+func TestUpdateAndBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, one)
+	w.repo.add(t, one, "1.0.0")
+	w.repo.publish(t)
+	ok(t, w.check(t.Context(), false))
+	w.repo.add(t, two, "1.0.0")
+	w.repo.publish(t)
+	ok(t, w.check(t.Context(), false))
+	ok(t, w.prepare(t.Context(), false))
+	equal(t, "prepared", w.files(t), []string{"dinghy_1.0.0.efi", "dinghy_1.1.0.efi.prepared"})
+	equal(t, "boots", w.bootable(t), []string{"1.0.0"})
+	ok(t, w.prepare(t.Context(), false))
+
+	ok(t, w.activate())
+	ok(t, w.activate())
+	ok(t, w.prepare(t.Context(), false))
+	equal(t, "activated", w.files(t), []string{"dinghy_1.0.0.efi", "dinghy_1.1.0+3.efi"})
+	equal(t, "boots", w.bootable(t), []string{"1.1.0", "1.0.0"})
+
+	// another thought, and yet another
+	ok(t, w.revert())
+	ok(t, w.revert())
+	equal(t, "boots after revert", w.bootable(t), []string{"1.0.0", "1.1.0"})
+	ok(t, w.check(t.Context(), false))
+	if !strings.Contains(w.log.String(), "did not become good here: [1.1.0]") {
+		t.Errorf("check offers what was left:\n%s", &w.log)
+	}
+	ok(t, w.activate())
+
+	// the loader counts and the new system starts
+	ok(t, os.Rename(w.images()+"/dinghy_1.1.0+3.efi", w.images()+"/dinghy_1.1.0+2-1.efi"))
+	w.boots(two, "1.0.0")
+	if err := w.prepare(t.Context(), false); err != nil {
+		t.Errorf("nothing to prepare, but %v", err)
+	}
+	w.repo.add(t, three, "1.0.0")
+	w.repo.publish(t)
+	if err := w.prepare(t.Context(), false); err == nil || !strings.Contains(err.Error(), "has not become good yet") {
+		t.Errorf("the fallback would be overwritten: %v", err)
+	}
+	ok(t, w.markGood())
+	ok(t, w.markGood())
+	equal(t, "good", w.files(t), []string{"dinghy_1.0.0.efi", "dinghy_1.1.0.efi"})
+	w.log.Reset()
+	ok(t, w.status())
+	var st status
+	ok(t, json.Unmarshal(w.log.Bytes(), &st))
+	next := v("1.1.0")
+	equal(t, "status", st, status{Variant: "dev", Running: &system{v("1.1.0"), true, -1}, Other: &system{v("1.0.0"), true, -1}, Next: &next})
+
+	// back to the first, which stays the default although it is older
+	ok(t, w.revert())
+	ok(t, w.revert())
+	ok(t, w.markGood())
+	equal(t, "left", w.files(t), []string{"dinghy_1.0.0.efi", "dinghy_1.1.0+0.efi"})
+	equal(t, "boots after revert", w.bootable(t), []string{"1.0.0", "1.1.0"})
+	w.boots(one, "1.0.0")
+	ok(t, w.prepare(t.Context(), false))
+	ok(t, w.activate())
+	equal(t, "third", w.bootable(t), []string{"1.2.0", "1.0.0"})
+	// a shorter system was written over a longer one
+	equal(t, "files", w.files(t), []string{"dinghy_1.0.0.efi", "dinghy_1.2.0+3.efi"})
+
+	// all its tries are in vain
+	ok(t, os.Rename(w.images()+"/dinghy_1.2.0+3.efi", w.images()+"/dinghy_1.2.0+0-3.efi"))
+	equal(t, "fallback", w.bootable(t), []string{"1.0.0", "1.2.0"})
+	w.log.Reset()
+	ok(t, w.prepare(t.Context(), false))
+	if !strings.Contains(w.log.String(), "no update") {
+		t.Errorf("a release that failed is installed again:\n%s", &w.log)
+	}
+	if err := w.revert(); err == nil || !strings.Contains(err.Error(), "1.2.0 did not become good") {
+		t.Errorf("revert to a system that failed: %v", err)
+	}
+	ok(t, w.prepare(t.Context(), true))
+	ok(t, w.activate())
+	equal(t, "new tries", w.files(t), []string{"dinghy_1.0.0.efi", "dinghy_1.2.0+3.efi"})
+	left := must[[]string](t)(filepath.Glob(w.dir + "/repository/targets/*"))
+	if len(left) != 1 || !strings.HasSuffix(left[0], "manifest.json") {
+		t.Errorf("downloads are left: %v", left)
+	}
+}
+
+// TestPowerCut cuts the power ahead of every single change.
+func TestPowerCut(t *testing.T) {
+	t.Parallel()
+	for n := 0; ; n++ {
+		w := newWorld(t, one)
+		// the other slot holds an older system, which is the fallback
+		w.repo.add(t, build("0.9.0", 100), "1.0.0")
+		w.repo.add(t, two, "1.0.0")
+		w.repo.publish(t)
+		w.cutAt(n)
+		err := w.prepare(t.Context(), false)
+		if err == nil {
+			err = w.activate()
+		}
+		if err == nil {
+			if n < 20 {
+				t.Fatalf("only %d changes", n)
+			}
+			equal(t, "boots", w.bootable(t), []string{"1.1.0", "1.0.0"})
+			return
+		}
+		if !errors.Is(err, errPower) {
+			t.Fatalf("change %d: %v", n, err)
+		}
+		w.disk.cut(mathrand.New(mathrand.NewPCG(1, uint64(n))))
+		w.powerOn()
+		versions := w.bootable(t)
+		if first := versions[0]; first != "1.0.0" && first != "1.1.0" {
+			t.Fatalf("change %d: %v", n, versions)
+		}
+		if versions[len(versions)-1] != "1.0.0" {
+			t.Fatalf("change %d: no fallback: %v", n, versions)
+		}
+		ok(t, w.prepare(t.Context(), false))
+		ok(t, w.activate())
+		equal(t, fmt.Sprintf("after change %d boots", n), w.bootable(t), []string{"1.1.0", "1.0.0"})
+		equal(t, "files", w.files(t), []string{"dinghy_1.0.0.efi", "dinghy_1.1.0+3.efi"})
+	}
+}
+
+// TestPowerCutOverOlder does so where the slot held another system before, and
+// through mark-good and revert.
+func TestPowerCutOverOlder(t *testing.T) {
+	t.Parallel()
+	for n := 0; ; n++ {
+		w := newWorld(t, one)
+		w.repo.add(t, two, "1.0.0")
+		w.repo.publish(t)
+		ok(t, w.prepare(t.Context(), false))
+		ok(t, w.activate())
+		w.boots(two, "1.0.0")
+		w.repo.add(t, three, "1.0.0")
+		w.repo.publish(t)
+		w.cutAt(n)
+		steps := []func() error{w.markGood, func() error { return w.prepare(t.Context(), false) }, w.activate, w.revert}
+		var err error
+		for _, step := range steps {
+			if err = step(); err != nil {
+				break
+			}
+		}
+		if err == nil {
+			equal(t, "boots", w.bootable(t), []string{"1.1.0", "1.2.0"})
+			return
+		}
+		if !errors.Is(err, errPower) {
+			t.Fatalf("change %d: %v", n, err)
+		}
+		w.disk.cut(mathrand.New(mathrand.NewPCG(2, uint64(n))))
+		w.powerOn()
+		if versions := w.bootable(t); !strings.Contains(strings.Join(versions, " "), "1.1.0") {
+			t.Fatalf("change %d: the running system does not boot: %v", n, versions)
+		}
+		for _, step := range []func() error{w.markGood, func() error { return w.prepare(t.Context(), true) }, w.activate} {
+			ok(t, step())
+		}
+		equal(t, fmt.Sprintf("after change %d boots", n), w.bootable(t), []string{"1.2.0", "1.1.0"})
+	}
+}
+
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(t *testing.T, w *world, u *update.Update)
+		after  func(t *testing.T, w *world, u *update.Update) // when published
+		want   string
+	}{
+		"other variant":          {change: func(_ *testing.T, w *world, _ *update.Update) { w.release.Variant = "prod" }, want: "the repository has no release of variant prod for x86_64"},
+		"other architecture":     {change: func(_ *testing.T, w *world, _ *update.Update) { w.arch = "aarch64" }, want: "the repository has no release of variant dev for aarch64"},
+		"no repository":          {change: func(t *testing.T, w *world, _ *update.Update) { ok(t, w.conf.Set("updates.repository", "")) }, want: "no update repository is set"},
+		"relative folder":        {change: func(t *testing.T, w *world, _ *update.Update) { ok(t, w.conf.Set("updates.repository", "repo")) }, want: "want an absolute path or an address"},
+		"unknown lock":           {change: func(t *testing.T, w *world, _ *update.Update) { ok(t, w.conf.Set("updates.version-lock", "9.9.9")) }, want: "no release 9.9.9 of dev"},
+		"seed":                   {change: func(t *testing.T, w *world, _ *update.Update) { ok(t, w.conf.Set("updates.seed", 2048)) }, want: "updates.seed is 2048: want 0 to 2047"},
+		"root too large":         {change: func(_ *testing.T, _ *world, u *update.Update) { u.Images.Root.ContentSize = slotMiB<<20 + 1 }, want: "its root file system has 1048577 bytes, partition 4 holds 1048576"},
+		"content longer":         {change: func(_ *testing.T, _ *world, u *update.Update) { u.Images.Root.ContentSize -= block }, want: "root.img.zst: more than the 651264 bytes that the manifest gives its content"},
+		"content shorter":        {change: func(_ *testing.T, _ *world, u *update.Update) { u.Images.Root.ContentSize += block }, want: "its content has 655360 bytes, the manifest gives it 659456"},
+		"content differs":        {change: func(_ *testing.T, _ *world, u *update.Update) { u.Images.Hash.ContentSHA256 = strings.Repeat("0", 64) }, want: "SHA-256 of its content is"},
+		"not compressed as said": {change: func(_ *testing.T, _ *world, u *update.Update) { u.Images.Root.Compression = update.LZ4 }, want: "root.img.zst: lz4: bad magic number"},
+		"hash tree of another": {change: func(_ *testing.T, w *world, u *update.Update) {
+			i := &u.Images.Hash
+			i.File, i.Compression = w.repo.target("other-tree", one.tree), update.None
+			i.ContentSize, i.ContentSHA256 = i.Size, i.SHA256
+		}, want: "what was read back from the disk: verity mismatch"},
+		"kernel image of the running system": {change: func(_ *testing.T, w *world, u *update.Update) {
+			i := &u.Images.UKI
+			i.File = w.repo.target("other.efi", one.uki)
+			i.ContentSize, i.ContentSHA256 = i.Size, i.SHA256
+		}, want: "it has the root hash of the running system"},
+		"no kernel image": {change: func(_ *testing.T, w *world, u *update.Update) {
+			i := &u.Images.UKI
+			i.File = w.repo.target("other.efi", []byte("text"))
+			i.ContentSize, i.ContentSHA256 = i.Size, i.SHA256
+		}, want: "not a unified kernel image"},
+		"manifest against metadata": {change: func(_ *testing.T, _ *world, u *update.Update) { u.Images.Root.Size++ }, want: "the manifest and the signed metadata name different sizes"},
+		"truncated": {after: func(t *testing.T, w *world, u *update.Update) {
+			ok(t, os.Truncate(w.repo.path(u.Images.Root.Target), 100))
+		}, want: "root.img.zst: 100 bytes, the signed metadata give it"},
+		"oversized": {after: func(t *testing.T, w *world, u *update.Update) {
+			data := w.repo.targets[u.Images.Root.Target]
+			ok(t, os.WriteFile(w.repo.path(u.Images.Root.Target), append(bytes.Clone(data), 0), 0o644))
+		}, want: "root.img.zst: more than the"},
+		"other bytes": {after: func(t *testing.T, w *world, u *update.Update) {
+			data := bytes.Clone(w.repo.targets[u.Images.Root.Target])
+			data[50] ^= 1
+			ok(t, os.WriteFile(w.repo.path(u.Images.Root.Target), data, 0o644))
+		}, want: "root.img.zst: SHA-256 is"},
+		"missing": {after: func(t *testing.T, w *world, u *update.Update) { ok(t, os.Remove(w.repo.path(u.Images.Root.Target))) }, want: "no such file"},
+		"expired": {change: func(_ *testing.T, w *world, _ *update.Update) { w.repo.expires = time.Now().Add(-time.Hour) }, want: "expired"},
+		"other keys": {change: func(t *testing.T, w *world, _ *update.Update) {
+			w.root = filepath.Join(newRepository(t).dir, "1.root.json")
+		}, want: "timestamp"},
+		"no root":       {change: func(t *testing.T, w *world, _ *update.Update) { w.root += ".missing" }, want: "no such file"},
+		"no migrations": {change: func(_ *testing.T, w *world, _ *update.Update) { w.release.Datastore = v("0.5.0") }, want: "no migrations lead from datastore 0.5.0 to 1.0.0"},
+		"one slot": {change: func(t *testing.T, w *world, _ *update.Update) {
+			table, _, err := gpt.Read(w.disk, w.disk.Size())
+			ok(t, err)
+			table.Entries = append(table.Entries[:3], table.Entries[5])
+			ok(t, table.Write(w.disk))
+		}, want: "needs two of each (image-layout.slots)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, one)
+			u := w.repo.add(t, two, "1.0.0")
+			if c.change != nil {
+				c.change(t, w, u)
+			}
+			w.repo.publish(t)
+			if c.after != nil {
+				c.after(t, w, u)
+			}
+			err := w.prepare(t.Context(), false)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+			equal(t, "boots", w.bootable(t), []string{"1.0.0"})
+			if err := w.activate(); err == nil {
+				t.Error("it can be activated")
+			}
+		})
+	}
+}
+
+// A repository that went back to an older state is not believed.
+func TestOlderMetadata(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, one)
+	w.repo.add(t, two, "1.0.0")
+	w.repo.publish(t)
+	older := must[[]byte](t)(os.ReadFile(w.repo.dir + "/timestamp.json"))
+	w.repo.publish(t)
+	ok(t, w.check(t.Context(), false))
+	newer := must[[]byte](t)(os.ReadFile(w.repo.dir + "/timestamp.json"))
+	ok(t, os.WriteFile(w.repo.dir+"/timestamp.json", older, 0o644))
+	if err := w.check(t.Context(), false); err == nil || !strings.Contains(err.Error(), "version") {
+		t.Errorf("an older timestamp: %v", err)
+	}
+	ok(t, os.WriteFile(w.repo.dir+"/timestamp.json", newer, 0o644))
+	// what a power cut left of what was seen
+	for _, file := range must[[]string](t)(filepath.Glob(w.dir + "/repository/seen/*")) {
+		ok(t, os.Truncate(file, 10))
+	}
+	ok(t, w.check(t.Context(), false))
+}
+
+func TestWhich(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, one)
+	w.repo.add(t, two, "1.0.0")
+	u := w.repo.add(t, three, "1.0.0")
+	start := time.Now().UTC().Truncate(time.Second)
+	u.Waves = update.Waves{0: start, 2048: start.Add(2048 * time.Hour)}
+	w.repo.publish(t)
+	offered := func(want string) {
+		t.Helper()
+		w.log.Reset()
+		ok(t, w.check(t.Context(), false))
+		if !strings.HasPrefix(w.log.String(), want) {
+			t.Errorf("%s, want %s", &w.log, want)
+		}
+	}
+	ok(t, w.conf.Set("updates.seed", 100))
+	w.now = func() time.Time { return start.Add(99 * time.Hour) }
+	offered("1.1.0 can")
+	w.now = func() time.Time { return start.Add(101 * time.Hour) }
+	offered("1.2.0 can")
+	ok(t, w.conf.Set("updates.version-lock", "1.1.0"))
+	offered("1.1.0 can")
+	ok(t, w.conf.Set("updates.version-lock", "latest"))
+	ok(t, w.conf.Set("updates.seed", 2000))
+	offered("1.1.0 can")
+	ok(t, w.conf.Set("updates.ignore-waves", true))
+	offered("1.2.0 can")
+	highest := v("1.1.0")
+	for i := range w.repo.manifest.Updates {
+		w.repo.manifest.Updates[i].MaxVersion = &highest
+	}
+	w.repo.publish(t)
+	offered("1.1.0 can")
+	for i := range w.repo.manifest.Updates {
+		w.repo.manifest.Updates[i].PausedAt = &start
+	}
+	w.repo.publish(t)
+	offered("no update")
+}
+
+// A seed that was drawn stays, though the machine id changes with every boot.
+func TestSeed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, one)
+	w.repo.add(t, two, "1.0.0")
+	w.repo.publish(t)
+	ok(t, w.check(t.Context(), false))
+	first := must[state](t)(w.readState())
+	w.machineID = "4567"
+	ok(t, w.check(t.Context(), false))
+	equal(t, "seed", *must[state](t)(w.readState()).Seed, *first.Seed)
+}
+
+func TestResume(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, one)
+	u := w.repo.add(t, two, "1.0.0")
+	w.repo.manifest.Migrations = []update.Migration{{From: v("1.0.0"), To: v("1.1.0"), Files: []update.File{w.repo.target("add-x", []byte("program"))}}}
+	u.Datastore = v("1.1.0")
+	w.repo.publish(t)
+	files := http.FileServer(http.Dir(w.repo.dir))
+	var ranges []string
+	served := 0
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		if strings.HasSuffix(req.URL.Path, u.Images.Root.Target) {
+			if served++; served <= 2 { // ends in the middle
+				data := w.repo.targets[u.Images.Root.Target]
+				ranges = append(ranges, req.Header.Get("Range"))
+				if served == 1 {
+					rw.Header().Set("Content-Length", fmt.Sprint(len(data)))
+					_, _ = rw.Write(data[:1000])
+					return
+				}
+			}
+		}
+		files.ServeHTTP(rw, req)
+	}))
+	defer server.Close()
+	ok(t, w.conf.Set("updates.repository", server.URL))
+	ok(t, w.prepare(t.Context(), false))
+	equal(t, "ranges", ranges, []string{"", "bytes=1000-"})
+	ok(t, w.activate())
+	equal(t, "boots", w.bootable(t), []string{"1.1.0", "1.0.0"})
+
+	// what is kept serves without the server, also after all has expired
+	server.Close()
+	kept, err := repo.OpenKept(t.Context(), must[[]byte](t)(os.ReadFile(w.root)), filepath.Join(w.dir, "repository"))
+	ok(t, err)
+	var program bytes.Buffer
+	ok(t, kept.Copy(&program, kept.Manifest.Migrations[0].Files[0]))
+	equal(t, "migration", program.String(), "program")
+}
+
+// A server without ranges sends everything again.
+func TestResumeWithoutRanges(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, one)
+	u := w.repo.add(t, two, "1.0.0")
+	w.repo.publish(t)
+	part := filepath.Join(w.dir, "repository/targets", filepath.Base(w.repo.path(u.Images.Root.Target))+".part")
+	ok(t, os.MkdirAll(filepath.Dir(part), 0o755))
+	ok(t, os.WriteFile(part, make([]byte, 500), 0o644))
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		data, err := os.ReadFile(w.repo.dir + req.URL.Path)
+		if err != nil {
+			rw.WriteHeader(http.StatusForbidden)
+			return
+		}
+		_, _ = rw.Write(data)
+	}))
+	defer server.Close()
+	ok(t, w.conf.Set("updates.repository", server.URL))
+	ok(t, w.prepare(t.Context(), false))
+	ok(t, w.activate())
+	equal(t, "boots", w.bootable(t), []string{"1.1.0", "1.0.0"})
+}
+
+// A damaged prepared system is not activated, and is made anew.
+func TestDamaged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, one)
+	w.repo.add(t, two, "1.0.0")
+	w.repo.publish(t)
+	ok(t, w.prepare(t.Context(), false))
+	ok(t, os.WriteFile(w.hidden(v("1.1.0")), two.uki[:100], 0o644))
+	if err := w.activate(); err == nil || !strings.Contains(err.Error(), "prepare it again") {
+		t.Errorf("damaged kernel image: %v", err)
+	}
+	ok(t, w.prepare(t.Context(), false))
+	table, _, err := gpt.Read(w.disk, w.disk.Size())
+	ok(t, err)
+	w.disk.data[table.Entries[3].Start()+5000] ^= 1
+	ok(t, w.prepare(t.Context(), false))
+	if !strings.Contains(w.log.String(), "the slot is written again: what was read back") {
+		t.Errorf("the damaged slot stays:\n%s", &w.log)
+	}
+	ok(t, w.activate())
+	equal(t, "boots", w.bootable(t), []string{"1.1.0", "1.0.0"})
+}
+
+func TestImageNames(t *testing.T) {
+	t.Parallel()
+	for file, want := range map[string]boot.Image{
+		"dinghy_1.2.3.efi":      {Name: "dinghy", Version: v("1.2.3"), Left: -1},
+		"dinghy_1.2.3+3.efi":    {Name: "dinghy", Version: v("1.2.3"), Left: 3},
+		"dinghy_1.2.3+0-12.efi": {Name: "dinghy", Version: v("1.2.3"), Left: 0, Done: 12},
+	} {
+		got, fits := boot.Parse(file)
+		if want.File = file; !fits || got != want {
+			t.Errorf("%s: %+v %t", file, got, fits)
+		}
+	}
+	for _, file := range []string{"dinghy_1.2.3.efi.prepared", "dinghy_1.2.efi", "dinghy_1.2.3+.efi", "dinghy_1.2.3+x.efi", "dinghy-1.2.3.efi", "BOOTX64.EFI"} {
+		if got, fits := boot.Parse(file); fits {
+			t.Errorf("%s: %+v", file, got)
+		}
+	}
+}
+
+func TestRootHash(t *testing.T) {
+	t.Parallel()
+	equal(t, "root hash", must[[32]byte](t)(boot.RootHash(one.cmdline())), [32]byte(one.hash))
+	for name, line := range map[string]string{
+		"none":             "root=/dev/vda2",
+		"no end":           strings.TrimSuffix(one.cmdline(), `"`),
+		"other partitions": strings.ReplaceAll(one.cmdline(), one.hash.String(), two.hash.String()),
+		"not hexadecimal":  strings.ReplaceAll(one.cmdline(), one.hash.String(), "x"),
+	} {
+		if got, err := boot.RootHash(line); err == nil {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}
