@@ -102,7 +102,11 @@ func (s *solver) near(t rpmspec.Term) (hints []string) {
 				}
 			}
 			for _, p := range x.files[capability(name)] {
-				if len(hints) < maxHints && !s.visible(p) {
+				switch _, same := slices.BinarySearch(p.Files, name); {
+				case len(hints) == maxHints:
+				case !same:
+					hints = append(hints, fmt.Sprintf("%s has the file by another name, so it should have Provides: %s", p, name))
+				case !s.visible(p):
 					hints = append(hints, fmt.Sprintf("%s has it, but %s is not among the dependencies", p, p.Source))
 				}
 			}

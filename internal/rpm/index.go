@@ -3,6 +3,7 @@ package rpm
 import (
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 
 	"slipway/internal/rpmspec"
@@ -91,9 +92,10 @@ func (x *Index) term(d Dep) rpmspec.Term {
 	return rpmspec.Term{Name: d.Name, Cmp: d.Cmp, Version: d.EVR}
 }
 
-// capability is the key of a name: paths below /usr/bin, /usr/sbin, /usr/lib and
-// /usr/lib64 are the same with and without /usr, as /bin and the others are links
-// to there.
+// capability is the key of a name in the index: paths below /usr/bin, /usr/sbin,
+// /usr/lib and /usr/lib64 have the same as those without /usr, as /bin and the
+// others are links to there. To rpm they are different names, so only hints make
+// use of it.
 func capability(name string) string {
 	if rest, ok := strings.CutPrefix(name, "/usr"); ok {
 		for _, dir := range [...]string{"/bin/", "/sbin/", "/lib/", "/lib64/"} {
@@ -117,7 +119,7 @@ func (l layers) satisfying(t rpmspec.Term) iter.Seq[*Package] {
 			key := capability(t.Name)
 			for _, x := range l {
 				for _, p := range x.provides[key] {
-					if rpmspec.Overlap(t.Cmp, t.Version, p.dep.Cmp, p.dep.EVR) && !yield(p.pkg) {
+					if p.dep.Name == t.Name && rpmspec.Overlap(t.Cmp, t.Version, p.dep.Cmp, p.dep.EVR) && !yield(p.pkg) {
 						return
 					}
 				}
@@ -127,7 +129,7 @@ func (l layers) satisfying(t rpmspec.Term) iter.Seq[*Package] {
 			}
 			for _, x := range l {
 				for _, p := range x.files[key] {
-					if !yield(p) {
+					if _, has := slices.BinarySearch(p.Files, t.Name); has && !yield(p) {
 						return
 					}
 				}
@@ -168,7 +170,7 @@ func (l layers) satisfies(p *Package, t rpmspec.Term) bool {
 func (l layers) explicit(p *Package, name string) bool {
 	for _, x := range l {
 		for _, q := range x.provides[capability(name)] {
-			if p == q.pkg {
+			if p == q.pkg && q.dep.Name == name {
 				return true
 			}
 		}

@@ -109,8 +109,8 @@ func TestSolve(t *testing.T) {
 		{name: "wanted name is obsolete", pkgs: "a\nb=2;P:a = 2;O:a < 2", wanted: "a", want: "b=2"},
 
 		{name: "file", pkgs: "a;F:/usr/bin/x", wanted: "/usr/bin/x", want: "a"},
-		{name: "merged /usr", pkgs: "a;F:/usr/bin/x\nb;F:/sbin/y\nc;P:/lib64/z", wanted: "/bin/x,/usr/sbin/y,/usr/lib64/z", want: "a b c"},
-		{name: "provides before file", pkgs: "a;F:/bin/x\nb;P:/bin/x\nu;R:/usr/bin/x", wanted: "u", want: "b u"},
+		{name: "provides before file", pkgs: "a;F:/usr/bin/x\nb;P:/usr/bin/x\nu;R:/usr/bin/x", wanted: "u", want: "b u"},
+		{name: "name without /usr", pkgs: "a;F:/usr/bin/x\nb;P:/lib/y", wanted: "/bin/x", err: "nothing provides it (a-1-1.noarch has the file by another name, so it should have Provides: /bin/x)"},
 		{name: "no other /usr", pkgs: "a;F:/usr/etc/x", wanted: "/etc/x", err: "nothing provides it"},
 
 		{name: "and", pkgs: "a;R:(b and c and d)\nb\nc\nd", wanted: "a", want: "a b c d"},
