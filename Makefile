@@ -36,7 +36,7 @@ image: tool ## build Dinghy's default image from source
 
 test: ## run the tests
 	$(call install-missing,$(TEST_HOST))
-	go test ./...
+	go test -timeout 40m ./...
 
 kill-test: ## kill 200 builds at random times and check that the next ones are right
 	$(call install-missing,$(TEST_HOST))
