@@ -37,6 +37,9 @@ func image(t *testing.T) string {
 		t.Fatal("say which program and which workspace: -slipway PATH -workspace PATH")
 	}
 	images, err := filepath.Glob(filepath.Join(*workspace, "build", "images", "*", "latest", "*.img"))
+	images = slices.DeleteFunc(images, func(path string) bool { // the parts of the disk
+		return strings.HasSuffix(path, "-root.img") || strings.HasSuffix(path, "-hash.img")
+	})
 	if err != nil || len(images) != 1 {
 		t.Fatalf("want one image, have %v (%v): run make image", images, err)
 	}

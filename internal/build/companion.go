@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"slipway/internal/compare"
 	"slipway/internal/image"
 	"slipway/internal/image/format"
 	"slipway/internal/image/inspect"
@@ -140,6 +140,71 @@ func (b *Builder) writeCompanions(ctx context.Context, v *workspace.Variant, dis
 	return nil
 }
 
+// verifyCompanions gives the files beside a variant's disk, which has been
+// verified, that are missing or not of that disk. Of a disk for the data alone only
+// its partition table is read, as it is made without content.
+func (b *Builder) verifyCompanions(ctx context.Context, v *workspace.Variant, disk string) (wrong []string, err error) {
+	wanted := b.companions(v)
+	if len(wanted) == 0 {
+		return nil, nil
+	}
+	stem := strings.TrimSuffix(disk, format.Raw.Extension())
+	d, err := format.OpenRaw(disk)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	u, err := inspect.ReadUpdate(d)
+	if err != nil {
+		return nil, err
+	}
+	parts := map[string]io.Reader{stem + endRoot: u.Root, stem + endHash: u.Hash, stem + endUKI: bytes.NewReader(u.UKI)}
+	for _, path := range wanted {
+		var ok bool
+		if part := parts[path]; part != nil {
+			ok = sameContent(path, &cancelable{ctx, part})
+		} else {
+			ok = sameDisk(ctx, path, d, strings.HasPrefix(path, stem+endData+"."))
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if !ok {
+			wrong = append(wrong, path)
+		}
+	}
+	return wrong, nil
+}
+
+func sameContent(path string, want io.Reader) bool {
+	got, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer got.Close()
+	a, b := sha256.New(), sha256.New()
+	_, errA := io.Copy(a, got)
+	_, errB := io.Copy(b, want)
+	return errA == nil && errB == nil && bytes.Equal(a.Sum(nil), b.Sum(nil))
+}
+
+func sameDisk(ctx context.Context, path string, want *format.Disk, data bool) bool {
+	d, err := format.Open(ctx, path)
+	if err != nil {
+		return false
+	}
+	defer d.Close()
+	if data {
+		r, err := inspect.Disk(d)
+		return err == nil && r.Table.Primary == r.Table.Backup && len(r.Partitions) == 1
+	}
+	if d.Check(ctx) != nil {
+		return false
+	}
+	found, err := compare.Disks("disk", want, d)
+	return err == nil && len(found) == 0
+}
+
 // dataDisk writes the disk that the data partition has for itself.
 func (b *Builder) dataDisk(ctx context.Context, v *workspace.Variant, u *inspect.Update, stem string, o format.Options) error {
 	plan, err := image.NewDataPlan(image.Arch(b.opt.Arch), v.ImageLayout, image.Contents{Version: b.ws.Config.Version, RootHash: u.RootHash})
@@ -186,26 +251,4 @@ func (c *cancelable) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return c.r.Read(p)
-}
-
-// largestPackages lists the packages that take most of an image, by the recipe's
-// table of packages; nothing where it cannot be read, as it only adds to an error.
-func largestPackages(table string) string {
-	raw, err := os.ReadFile(table)
-	if err != nil {
-		return ""
-	}
-	list, err := inventory(raw)
-	if err != nil {
-		return ""
-	}
-	var parsed struct{ Packages []inventoryEntry }
-	if err := json.Unmarshal(list, &parsed); err != nil {
-		return ""
-	}
-	sizes := map[string]int64{}
-	for _, p := range parsed.Packages {
-		sizes[p.Name] = p.Size
-	}
-	return image.Largest(sizes)
 }

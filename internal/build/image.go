@@ -271,8 +271,7 @@ func (b *Builder) diskOf(v *workspace.Variant, parts map[string]string) (in imag
 	in = image.Inputs{
 		Arch: image.Arch(b.opt.Arch), Layout: image.Layout(v.ImageLayout), Name: b.ws.Config.Name, Version: b.ws.Config.Version,
 		RootType: "erofs", KernelParameters: v.KernelParameters, OnCorruption: image.RestartOnCorruption, Time: time.Unix(b.ws.Config.ReleaseEpoch, 0),
-		Sign:    signing.signer(),
-		Largest: func() string { return largestPackages(parts["inventory.tsv"]) },
+		Sign: signing.signer(),
 	}
 	for name, path := range map[string]*string{
 		"root.erofs": &in.Root, "root.verity": &in.Hash, "boot/vmlinuz": &in.Kernel, "os-release": &in.OSRelease,

@@ -244,7 +244,7 @@ func (b *Builder) verifyImage(ctx context.Context, variant *workspace.Variant, r
 	}
 	again := ": slipway build " + v.Target + " shows it again"
 	before := len(v.Findings)
-	if stamp, err := os.ReadFile(filepath.Join(dir, ".stamp")); err != nil || string(stamp) != hex.EncodeToString(sum[:])+"\n" {
+	if stamp, err := os.ReadFile(filepath.Join(dir, ".stamp")); err != nil || string(stamp) != stampText(sum, variant) {
 		v.damaged("%s is not the disk of this result%s", b.show(disk), again)
 	} else if info, err := os.Stat(disk); err != nil || !info.Mode().IsRegular() {
 		v.damaged("%s is missing%s", b.show(disk), again)
@@ -263,6 +263,15 @@ func (b *Builder) verifyImage(ctx context.Context, variant *workspace.Variant, r
 		}
 		for _, w := range wrong {
 			v.damaged("%s: %s%s", b.show(disk), w, again)
+		}
+		if len(wrong) == 0 { // they are made from the disk
+			beside, err := b.verifyCompanions(ctx, variant, disk)
+			if err != nil {
+				return err
+			}
+			for _, path := range beside {
+				v.damaged("%s is missing, or is not of the disk beside it%s", b.show(path), again)
+			}
 		}
 		if len(wrong) > 0 { // it may be the same file
 			if err := os.Remove(b.keptDisk(sum)); err != nil && !errors.Is(err, fs.ErrNotExist) {

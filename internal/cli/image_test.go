@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -27,15 +28,20 @@ func cmdDisk(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 }
 
-// patch FILE OFFSET
+// patch FILE OFFSET|TEXT
 //
-// It changes the byte at an offset, behind the last byte where it is negative.
+// It changes the byte at an offset, counted from the end where it is negative, or
+// the first of a text.
 func cmdPatch(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
-		ts.Fatalf("usage: patch FILE OFFSET")
+		ts.Fatalf("usage: patch FILE OFFSET|TEXT")
 	}
 	off, err := strconv.ParseInt(args[1], 0, 64)
-	ts.Check(err)
+	if err != nil {
+		if off = int64(strings.Index(ts.ReadFile(args[0]), args[1])); off < 0 {
+			ts.Fatalf("%s does not hold %q", args[0], args[1])
+		}
+	}
 	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_RDWR, 0)
 	ts.Check(err)
 	if off < 0 {

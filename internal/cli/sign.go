@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -60,7 +61,7 @@ are. Each is to be signed by RSASSA-PKCS1-v1_5 with SHA-256 into a file .sig:
 }
 
 func signApply() *cobra.Command {
-	var disk, out string
+	var disk, out, uki string
 	cmd := &cobra.Command{
 		Use:   "apply DIR",
 		Short: "Make the signed disk image from the signatures in a folder",
@@ -84,10 +85,22 @@ the signed disk image. It is the same as one that was signed as it was built.`,
 				return err
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), out)
+			if uki == "" {
+				return nil
+			}
+			data, err := image.UnifiedKernel(out)
+			if err != nil {
+				return err
+			}
+			if err := os.WriteFile(uki, data, 0o644); err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), uki)
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&disk, "image", "", "the unsigned disk image (default: where it was when it was prepared)")
 	cmd.Flags().StringVarP(&out, "output", "o", "", "signed disk image to make")
+	cmd.Flags().StringVar(&uki, "uki", "", "file to write the signed unified kernel image to as well, for slipway repo add --uki")
 	return cmd
 }

@@ -45,10 +45,6 @@ type Inputs struct {
 	OnCorruption     Corruption
 	Time             time.Time // of the files on the EFI system partition
 
-	// Largest says what takes most of the root file system, for the error where
-	// its partition is too small; may be nil.
-	Largest func() string
-
 	// Sign signs the boot loader and the unified kernel image; nil leaves them
 	// unsigned.
 	Sign SignEFI
@@ -115,7 +111,7 @@ func Assemble(ctx context.Context, in Inputs, out string) (*Report, error) {
 		return nil, err
 	}
 	plan, err := NewPlan(in.Arch, in.Layout, Contents{
-		Version: in.Version, RootHash: in.RootHash, Root: in.Root, Hash: in.Hash, Data: in.Data, ESP: esp, Largest: in.Largest,
+		Version: in.Version, RootHash: in.RootHash, Root: in.Root, Hash: in.Hash, Data: in.Data, ESP: esp,
 	})
 	if err != nil {
 		return nil, err

@@ -183,6 +183,8 @@ func TestAssembleErrors(t *testing.T) {
 		{"no loader", func(t *testing.T, in *Inputs) { in.BootLoader += "x" }, "boot loader: open"},
 		{"kernel for ESP", func(t *testing.T, in *Inputs) { in.Layout.ESPSizeMiB = 35; truncate(t, in.Kernel, 50*mib) }, "raise image-layout.esp-size-mib to at least 51; the largest in it: EFI/Linux/dinghy-qemu-dev_0.1.0+3.efi 50.0 MiB, loader/loader.conf 0.0 MiB, EFI/BOOT/BOOTX64.EFI 0.0 MiB"},
 		{"small ESP", func(t *testing.T, in *Inputs) { in.Layout.ESPSizeMiB = 33 }, "raise image-layout.esp-size-mib to at least 34"},
+		{"root", func(t *testing.T, in *Inputs) { in.Layout.RootSizeMiB = 1; erofsRoot(t, in) },
+			"partition root_0.1.0 holds 1 MiB: raise image-layout.root-size-mib to at least 3; the largest in it: usr/lib/large 2.0 MiB, usr/small 0.0 MiB"},
 		{"data", func(t *testing.T, in *Inputs) {
 			in.Data = filepath.Join(filepath.Dir(in.Root), "data")
 			truncate(t, in.Data, 5*mib+1)
@@ -209,6 +211,35 @@ func TestAssembleErrors(t *testing.T) {
 				t.Errorf("left: %v", left)
 			}
 		})
+	}
+}
+
+// erofsRoot makes the root an EROFS file system of some files.
+func erofsRoot(t *testing.T, in *Inputs) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "usr/lib"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	truncate(t, filepath.Join(dir, "usr/lib/large"), 2*mib)
+	truncate(t, filepath.Join(dir, "usr/small"), 100)
+	for _, args := range [][]string{
+		{"mkfs.erofs", "--quiet", in.Root, dir},
+		{"veritysetup", "format", "--salt=00ff", "--root-hash-file=" + in.Root + ".hash", in.Root, in.Hash},
+	} {
+		if _, err := exec.LookPath(args[0]); err != nil {
+			t.Skip(args[0] + " is not installed")
+		}
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	text, err := os.ReadFile(in.Root + ".hash")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in.RootHash, err = verity.ParseRootHash(strings.TrimSpace(string(text))); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"slipway/internal/image/erofs"
 	"slipway/internal/image/fat"
 	"slipway/internal/image/gpt"
 	"slipway/internal/image/layout"
@@ -49,8 +50,6 @@ type Partition struct {
 	FAT  *fat.Volume
 	// Setting is the manifest key that gives the size, for error messages.
 	Setting string
-	// Largest says what takes most of File, for error messages.
-	Largest func() string
 }
 
 // Layout is the image-layout table of a variant.
@@ -86,9 +85,6 @@ type Contents struct {
 	ESP        *fat.Volume
 	Root, Hash string // files
 	Data       string // file, or "" for a partition that is formatted at first boot
-	// Largest says what takes most of the root, for the error where it does not
-	// fit; may be nil.
-	Largest func() string
 }
 
 // NewPlan returns the plan of the system's disk. The GUIDs of the filled slot are
@@ -135,7 +131,7 @@ func newPlans(arch Arch, l Layout, c Contents) ([]*Plan, error) {
 			case layout.ESP:
 				part.FAT = c.ESP
 			case layout.Root:
-				part.File, part.UUID, part.Largest = c.Root, rootGUID, c.Largest
+				part.File, part.UUID = c.Root, rootGUID
 			case layout.Hash:
 				part.File, part.UUID = c.Hash, hashGUID
 			case layout.Data:
@@ -227,7 +223,7 @@ func (p Partition) fits() error {
 			for _, f := range p.FAT.Files {
 				files[f.Path] = int64(len(f.Data))
 			}
-			return tooLarge("the EFI file system", need, Largest(files))
+			return tooLarge("the EFI file system", need, largest(files))
 		}
 	case p.File != "":
 		st, err := os.Stat(p.File)
@@ -238,18 +234,33 @@ func (p Partition) fits() error {
 			return fmt.Errorf("partition %s: %s is not a regular file", p.Label, p.File)
 		}
 		if st.Size() > size {
-			largest := ""
-			if p.Largest != nil {
-				largest = p.Largest()
-			}
-			return tooLarge(p.File, st.Size(), largest)
+			return tooLarge("the content", st.Size(), largestIn(p.File))
 		}
 	}
 	return nil
 }
 
-// Largest lists the five largest of things with sizes in bytes.
-func Largest(sizes map[string]int64) string {
+// largestIn lists the largest files of an EROFS file system, with their sizes
+// before compression; nothing of other files, as it only adds to an error.
+func largestIn(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	files, err := erofs.List(f)
+	if err != nil {
+		return ""
+	}
+	sizes := map[string]int64{}
+	for _, f := range files {
+		sizes[f.Path] = f.Size
+	}
+	return largest(sizes)
+}
+
+// largest lists the five largest files.
+func largest(sizes map[string]int64) string {
 	names := slices.SortedFunc(maps.Keys(sizes), func(a, b string) int {
 		return cmp.Or(cmp.Compare(sizes[b], sizes[a]), cmp.Compare(a, b))
 	})

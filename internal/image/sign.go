@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"slipway/internal/image/authenticode"
@@ -76,6 +77,19 @@ func Programs(path string) ([]fat.File, error) {
 		return nil, fmt.Errorf("%s: no EFI program in /%s or /%s", path, dirBoot, dirLinux)
 	}
 	return out, nil
+}
+
+// UnifiedKernel gives the unified kernel image on the disk image at path, raw.
+func UnifiedKernel(path string) ([]byte, error) {
+	programs, err := Programs(path)
+	if err != nil {
+		return nil, err
+	}
+	programs = slices.DeleteFunc(programs, func(f fat.File) bool { return !strings.HasPrefix(f.Path, dirLinux) })
+	if len(programs) != 1 {
+		return nil, fmt.Errorf("%s: %d unified kernel images in /%s, want 1", path, len(programs), dirLinux)
+	}
+	return programs[0].Data, nil
 }
 
 // openESP finds the EFI system partition of a disk.

@@ -295,7 +295,9 @@ func (l *loader) variants() {
 // findings already.
 func (l *loader) layout(v *Variant, found Errors) {
 	const table = "image-layout"
-	if slices.ContainsFunc(found, func(e *Error) bool { return e.Key == "" || strings.HasPrefix(e.Key, table) }) || len(v.SupportedArches) == 0 {
+	if slices.ContainsFunc(found, func(e *Error) bool {
+		return e.Key == "" || strings.HasPrefix(e.Key, table) || strings.HasPrefix(e.Key, "supported-arches")
+	}) || len(v.SupportedArches) == 0 {
 		return
 	}
 	_, findings := v.ImageLayout.Disks(v.SupportedArches[0], l.Config.Version)

@@ -106,3 +106,36 @@ func TestUserFindings(t *testing.T) {
 		t.Errorf("got %v\nwant %s", err, want)
 	}
 }
+
+func TestUserSigning(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", home)
+	dir := filepath.Join(home, "slipway")
+	path := filepath.Join(dir, workspace.UserFile)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		text, err string
+		want      workspace.Signing
+	}{
+		{"", "", workspace.Signing{}},
+		{"[signing]\nsecure-boot-key = \"keys/db.key\"\nsecure-boot-cert = \"/etc/db.crt\"\n", "", workspace.Signing{SecureBootKey: filepath.Join(dir, "keys/db.key"), SecureBootCert: "/etc/db.crt"}},
+		{"[signing]\nsecure-boot-key = \"db.key\"\n", path + `:2:19: "signing.secure-boot-cert" is missing (key and certificate go together; slipway keys init makes them)`, workspace.Signing{}},
+		{"[signing]\nsecure-boot-cert = \"db.crt\"\n", path + `:2:20: "signing.secure-boot-key" is missing (key and certificate go together; slipway keys init makes them)`, workspace.Signing{}},
+	} {
+		if err := os.WriteFile(path, []byte(tc.text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		u, err := workspace.LoadUser()
+		if tc.err != "" {
+			if err == nil || err.Error() != tc.err {
+				t.Errorf("got %v\nwant %s", err, tc.err)
+			}
+			continue
+		}
+		if err != nil || u.Signing != tc.want {
+			t.Errorf("%v, want %v (%v)", u.Signing, tc.want, err)
+		}
+	}
+}

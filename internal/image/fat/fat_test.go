@@ -207,3 +207,31 @@ func FuzzRead(f *testing.F) {
 type memory []byte
 
 func (m memory) WriteAt(b []byte, off int64) (int, error) { return copy(m[off:], b), nil }
+
+// Read and written again, a volume has the same bytes.
+func TestReadVolume(t *testing.T) {
+	t.Parallel()
+	v := &Volume{ID: 0x1234abcd, Label: "ESP", Time: time.Date(2023, 11, 14, 22, 13, 20, 0, time.UTC), Files: []File{
+		{Path: "EFI/BOOT/BOOTX64.EFI", Data: []byte("loader")}, {Path: "EFI/Linux/a long name_1+3.efi", Data: bytes.Repeat([]byte("kernel"), 1000)}, {Path: "loader/loader.conf", Data: []byte("x\n")},
+	}}
+	for _, label := range []string{"ESP", ""} {
+		v.Label = label
+		first, second := make(memory, MinSize), make(memory, MinSize)
+		if err := v.Write(first, MinSize); err != nil {
+			t.Fatal(err)
+		}
+		got, err := ReadVolume(bytes.NewReader(first))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.ID != v.ID || got.Label != v.Label || !got.Time.Equal(v.Time) {
+			t.Errorf("%x %q %s", got.ID, got.Label, got.Time)
+		}
+		if err := got.Write(second, MinSize); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(first, second) {
+			t.Error("the volume is another one")
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"slipway/internal/image/format"
 	"slipway/internal/image/gpt"
 	"slipway/internal/image/imagetest"
+	"slipway/internal/image/layout"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -84,6 +86,47 @@ func TestDisk(t *testing.T) {
 		}
 		if r.Format != kind || len(r.Partitions) != 6 || r.Slots[0].RootHash != got.Slots[0].RootHash {
 			t.Errorf("%s: %+v", kind, r)
+		}
+	}
+}
+
+// Whatever the plan, the disk fits together.
+func TestPlans(t *testing.T) {
+	t.Parallel()
+	part := func(label, kind string, size int, content string) layout.Partition {
+		return layout.Partition{Label: label, Type: kind, SizeMiB: size, Content: content}
+	}
+	for name, l := range map[string]layout.Layout{
+		"bottlerocket": {Plan: layout.Bottlerocket, OSSizeGiB: 3, ESPSizeMiB: 40},
+		"one bank":     {Plan: layout.Bottlerocket, Slots: 1, ESPSizeMiB: 40},
+		"custom": {Plan: layout.Custom, DiskSizeGiB: 1, Partitions: []layout.Partition{
+			part("tree", "linux-generic", 1, "hash"), part("sys", "linux-generic", 8, "root"), part("efi", "esp", 40, "esp"),
+			{Label: "opt", Type: "srv", SizeMiB: 40, Filesystem: "fat32"}, {Label: "var", Type: "var", Grow: true}}},
+	} {
+		in, err := imagetest.Inputs(t.TempDir(), "0.1.0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		in.Layout = l
+		out := filepath.Join(t.TempDir(), "disk.img")
+		if _, err := image.Assemble(t.Context(), in, out); err != nil {
+			t.Fatal(err)
+		}
+		r, findings, err := Verify(t.Context(), open(t, out))
+		if err != nil || len(findings) > 0 {
+			t.Errorf("%s: %v, %v", name, findings, err)
+			continue
+		}
+		if len(r.Slots) == 0 || r.Slots[0].Empty || r.Slots[0].Version != "0.1.0" || len(r.Slots) == 2 && !r.Slots[1].Empty {
+			t.Errorf("%s: slots %+v", name, r.Slots)
+		}
+		if sgdisk, err := exec.LookPath("sgdisk"); err == nil {
+			if text, err := exec.Command(sgdisk, "-v", out).CombinedOutput(); err != nil || !strings.Contains(string(text), "No problems found") {
+				t.Errorf("%s: %v\n%s", name, err, text)
+			}
+		}
+		if name == "custom" && r.Partitions[3].Content != "fat32" {
+			t.Errorf("%+v", r.Partitions[3])
 		}
 	}
 }

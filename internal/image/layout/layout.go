@@ -277,6 +277,8 @@ func (p *planner) bottlerocket() {
 	if reserved < 1 {
 		p.find("esp-size-mib", fmt.Sprintf("make it at most %d, or raise image-layout.os-size-gib", times*15*gib-1),
 			"the EFI system partition has %d MiB, it and the reserved partition have %d together", esp, times*15*gib)
+		p.disks = nil
+		return
 	}
 	for bank := range p.Slots {
 		x := string(rune('A' + bank))
@@ -348,9 +350,9 @@ func (p *planner) custom() {
 			if part.StartKiB%1024 != 0 {
 				down := part.StartKiB / 1024 * 1024
 				p.find(key+".start-kib", fmt.Sprintf("write %d or %d", max(down, 1024), down+1024), "partition %q begins at %d KiB, which is not a multiple of 1 MiB", part.Label, part.StartKiB)
-				continue
+			} else {
+				a.StartMiB = int64(part.StartKiB) / 1024
 			}
-			a.StartMiB = int64(part.StartKiB) / 1024
 		}
 		if part.Grow {
 			p.grow(&a, disk, i, key)
@@ -405,8 +407,14 @@ func (p *planner) place(d *Disk) {
 		case a.StartMiB == 0:
 			a.StartMiB = next
 		case a.StartMiB < next:
+			within := before
+			for _, o := range d.Areas[:i] {
+				if o.StartMiB <= a.StartMiB && a.StartMiB < o.end() {
+					within = o
+				}
+			}
 			p.find(key+".start-kib", fmt.Sprintf("begin at %d KiB or later, or leave start-kib out", next*1024),
-				"partition %q begins at %d MiB, within partition %q, which takes %d to %d MiB", a.Label, a.StartMiB, before.Label, before.StartMiB, before.end())
+				"partition %q begins at %d MiB, not behind partition %q, which takes %d to %d MiB", a.Label, a.StartMiB, within.Label, within.StartMiB, within.end())
 		}
 		next, before = max(next, a.end()), *a
 		if n := len(utf16.Encode([]rune(a.Label))); n > gpt.MaxName {

@@ -84,6 +84,16 @@ func TestArgs(t *testing.T) {
 			t.Errorf("no %q in %q", want, got)
 		}
 	}
+	if slices.Contains(got, "q35,smm=on") {
+		t.Errorf("SMM in %q", got)
+	}
+	m.Firmware.SMM = true
+	got = m.args("tcg", "/tmp/vars")
+	for _, want := range []string{"q35,smm=on", "driver=cfi.pflash01,property=secure,value=on"} {
+		if !slices.Contains(got, want) {
+			t.Errorf("no %q in %q", want, got)
+		}
+	}
 	direct := Machine{Kernel: "/bzImage", Cmdline: "console=ttyS0 ro"}.args("kvm", "")
 	if s := strings.Join(direct, " "); !strings.Contains(s, "-kernel /bzImage -append console=ttyS0 ro") ||
 		!strings.Contains(s, "-cpu host") || strings.Contains(s, "pflash") || strings.Contains(s, "-initrd") {

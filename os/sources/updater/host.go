@@ -311,7 +311,7 @@ func (h *host) prepare(ctx context.Context, retry bool) error {
 	}
 	if s.second != nil {
 		fmt.Fprintf(h.log, "%s is installed as %s\n", u.Version, s.second.File)
-		return nil
+		return h.prune(r)
 	}
 	if err := h.placeUKI(r, u); err != nil {
 		return fmt.Errorf("%s: %w", u, err)
@@ -328,15 +328,21 @@ func (h *host) prepare(ctx context.Context, retry bool) error {
 	if err := h.writeState(st); err != nil {
 		return err
 	}
-	var keep []update.File
-	for _, m := range r.Manifest.Migrations {
-		keep = append(keep, m.Files...)
-	}
-	if err := r.Prune(keep); err != nil {
+	if err := h.prune(r); err != nil {
 		return err
 	}
 	fmt.Fprintf(h.log, "%s is prepared\n", u.Version)
 	return nil
+}
+
+// prune removes downloads that are installed; a later return to an older
+// system needs the migrations.
+func (h *host) prune(r *repo.Repo) error {
+	var keep []update.File
+	for _, m := range r.Manifest.Migrations {
+		keep = append(keep, m.Files...)
+	}
+	return r.Prune(keep)
 }
 
 // fetch downloads all that the release needs and refuses it if it cannot be
@@ -496,6 +502,17 @@ func (h *host) verify(ctx context.Context, u *update.Update, s situation, hash v
 // placeUKI puts the kernel image, verified, where the boot loader does not see it.
 func (h *host) placeUKI(r *repo.Repo, u *update.Update) error {
 	path, want := h.hidden(u.Version), u.Images.UKI.File
+	left, err := filepath.Glob(filepath.Join(h.images(), "*.efi*"))
+	if err != nil {
+		return err
+	}
+	for _, name := range left { // by an earlier run that was cut off
+		if durable.Temporary(filepath.Base(name)) {
+			if err := h.ops.Remove(name); err != nil {
+				return err
+			}
+		}
+	}
 	if digest(path) == want.SHA256 {
 		return nil
 	}
