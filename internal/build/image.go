@@ -269,7 +269,7 @@ func (b *Builder) diskOf(v *workspace.Variant, parts map[string]string) (in imag
 	}
 	efi := efiArches[b.opt.Arch]
 	in = image.Inputs{
-		Arch: image.Arch(b.opt.Arch), Layout: image.Layout(v.ImageLayout), Name: b.ws.Config.Name, Version: b.ws.Config.Version,
+		Arch: image.Arch(b.opt.Arch), Layout: v.ImageLayout, Name: b.ws.Config.Name, Version: b.ws.Config.Version,
 		RootType: "erofs", KernelParameters: v.KernelParameters, OnCorruption: image.RestartOnCorruption, Time: time.Unix(b.ws.Config.ReleaseEpoch, 0),
 		Sign: signing.signer(),
 	}

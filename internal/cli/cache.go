@@ -118,7 +118,7 @@ func (m measurer) add(path string) (u diskUse, err error) {
 			return nil
 		}
 		st, ok := info.Sys().(*syscall.Stat_t)
-		if id := [2]uint64{uint64(st.Dev), st.Ino}; ok && !m[id] {
+		if id := [2]uint64{st.Dev, st.Ino}; ok && !m[id] {
 			m[id] = true
 			if !e.IsDir() {
 				u.Files++

@@ -147,7 +147,7 @@ func readFull(b blob, p []byte, off int64) error {
 	if n == len(p) {
 		return nil
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF // the file shrank
 	}
 	return fmt.Errorf("read at %d: %w", off, err)

@@ -26,7 +26,7 @@ type diskHoles struct{ d *format.Disk }
 func (h diskHoles) zeroUntil(off int64) int64 {
 	start, _, err := h.d.Data(off)
 	switch {
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return math.MaxInt64
 	case err != nil: // reading will meet it again
 		return off
@@ -43,7 +43,7 @@ const (
 
 // openGPT lists the partitions of a disk with 512-byte sectors and a GUID
 // partition table, and what lies between them.
-func openGPT(c *comparison, b blob) (content, error) {
+func openGPT(_ *comparison, b blob) (content, error) {
 	t, damage, err := gpt.Read(b, b.size)
 	if err != nil {
 		return content{}, err
@@ -112,7 +112,7 @@ func openGPT(c *comparison, b blob) (content, error) {
 const maxFAT = 1 << 30
 
 // openFAT lists the files of an EFI system partition.
-func openFAT(c *comparison, b blob) (content, error) {
+func openFAT(_ *comparison, b blob) (content, error) {
 	if b.size > maxFAT {
 		return content{}, errors.New("too large to be read into memory")
 	}

@@ -15,7 +15,7 @@ const buildIDSection = ".note.gnu.build-id"
 
 // openELF lists the sections. The build ID is a property by its name; offsets
 // follow from the sections before.
-func openELF(c *comparison, b blob) (content, error) {
+func openELF(_ *comparison, b blob) (content, error) {
 	var out content
 	err := guard(func() error {
 		f, err := elf.NewFile(b)

@@ -92,7 +92,8 @@ func openRPM(c *comparison, b blob) (content, error) {
 	if err := c.rpmPayload(payload, files, tags[rpmutils.FILELINKTOS]); err != nil {
 		return content{}, fmt.Errorf("payload: %w", err)
 	}
-	out.members = append(files, member{name: "lead", data: lead, derived: true})
+	files = append(files, member{name: "lead", data: lead, derived: true})
+	out.members = files
 	return out, nil
 }
 

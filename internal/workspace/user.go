@@ -88,7 +88,7 @@ func (w *Workspace) TeamCache(u *User) Cache {
 			c.Places[key] = u.Position("cache." + key)
 		}
 	}
-	userDir := filepath.Dir(u.positions.file)
+	userDir := filepath.Dir(u.file)
 	for key, take := range map[string]func(){
 		"cache.ref":         func() { c.Ref = u.Cache.Ref },
 		"cache.read":        func() { c.Read = u.Cache.Read },

@@ -61,7 +61,7 @@ func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 		return n, io.EOF
 	case n == len(p):
 		return n, nil
-	case err == io.EOF: // the file is shorter than it says
+	case errors.Is(err, io.EOF): // the file is shorter than it says
 		err = io.ErrUnexpectedEOF
 	}
 	return n, err

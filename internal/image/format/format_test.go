@@ -133,7 +133,7 @@ func TestRoundTrip(t *testing.T) {
 					t.Error("the disk read by its ranges of data differs")
 				}
 				whole := make([]byte, size+1)
-				if n, err := d.ReadAt(whole, 0); int64(n) != size || err != io.EOF || !bytes.Equal(whole[:n], want) {
+				if n, err := d.ReadAt(whole, 0); int64(n) != size || !errors.Is(err, io.EOF) || !bytes.Equal(whole[:n], want) {
 					t.Errorf("the disk read at once differs: %d, %v", n, err)
 				}
 				if err := d.Check(t.Context()); err != nil {

@@ -212,11 +212,11 @@ func openVHDDynamic(f io.ReaderAt, fileSize, size int64, at uint64) (*mapped, er
 	if block < sectorSize || block > 256*mib || block&(block-1) != 0 {
 		return nil, fmt.Errorf("blocks of %d bytes", block)
 	}
-	if need := (size + block - 1) / block; entries < need || offset > uint64(fileSize) || 4*need > fileSize-int64(offset) {
+	need := (size + block - 1) / block
+	if entries < need || offset > uint64(fileSize) || 4*need > fileSize-int64(offset) {
 		return nil, errors.New("the block allocation table is too short for the disk or lies outside the file")
-	} else {
-		entries = need
 	}
+	entries = need
 	table := make([]byte, 4*entries)
 	if n, err := f.ReadAt(table, int64(offset)); n < len(table) {
 		return nil, fmt.Errorf("block allocation table: %w", noEOF(err))

@@ -241,7 +241,7 @@ func (r *Registry) connect(ctx context.Context, s *session) (*http.Client, error
 		var status *transport.Error
 		if errors.As(a.err, &status) && status.StatusCode == http.StatusNotFound {
 			// not to be taken for a manifest that is not there
-			return nil, fmt.Errorf("%s speaks no registry protocol: %s", r.repo.RegistryStr(), status)
+			return nil, fmt.Errorf("%s speaks no registry protocol: %s", r.repo.RegistryStr(), status.Error())
 		}
 		if a.err != nil {
 			return nil, a.err

@@ -421,7 +421,7 @@ func TestFetch(t *testing.T) {
 		log   []string
 	}{
 		{name: "whole", serve: func(w http.ResponseWriter, _ *http.Request, _ int) { _, _ = io.WriteString(w, content) }},
-		{name: "absent", serve: func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(404) }, want: ErrNotFound, log: []string{blob}},
+		{name: "absent", serve: func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(http.StatusNotFound) }, want: ErrNotFound, log: []string{blob}},
 		{name: "other content", serve: func(w http.ResponseWriter, _ *http.Request, _ int) {
 			_, _ = io.WriteString(w, content[1:]+"x")
 		}, want: ErrCorrupt, log: []string{blob}},
@@ -469,9 +469,9 @@ func TestFetch(t *testing.T) {
 			}
 			_, _ = io.WriteString(w, content)
 		}, log: []string{blob, blob}},
-		{name: "failing", serve: func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(500) }, want: ErrDown, down: true, log: []string{blob, blob, blob}},
+		{name: "failing", serve: func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(http.StatusInternalServerError) }, want: ErrDown, down: true, log: []string{blob, blob, blob}},
 		{name: "cut each time", serve: func(w http.ResponseWriter, _ *http.Request, _ int) { abort(w, 0) }, want: ErrDown, down: true},
-		{name: "refused", serve: func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(403) }, want: ErrDown, down: true, log: []string{blob}},
+		{name: "refused", serve: func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(http.StatusForbidden) }, want: ErrDown, down: true, log: []string{blob}},
 		{name: "standing still", serve: func(w http.ResponseWriter, req *http.Request, _ int) {
 			w.Header().Set("Content-Length", fmt.Sprint(len(content)))
 			_, _ = io.WriteString(w, content[:half])
@@ -599,7 +599,7 @@ func TestDown(t *testing.T) {
 		{"failing", status(500), []string{"fails", "500"}},
 		{"failing later", func(w http.ResponseWriter, req *http.Request) bool {
 			if req.URL.Path != "/v2/" {
-				w.WriteHeader(502)
+				w.WriteHeader(http.StatusBadGateway)
 			}
 			return req.URL.Path != "/v2/"
 		}, []string{"fails", "502"}},
@@ -715,7 +715,7 @@ func TestGuard(t *testing.T) {
 		{"http://localhost/v2/", false, true},
 		{"http://localhost.example.com/v2/", false, false},
 	} {
-		_, err := guard{base, tc.insecure}.RoundTrip(httptest.NewRequest(http.MethodGet, tc.url, nil))
+		_, err := guard{base, tc.insecure}.RoundTrip(httptest.NewRequest(http.MethodGet, tc.url, nil)) //nolint:bodyclose // there is no answer
 		if errors.Is(err, reached) != tc.want {
 			t.Errorf("%s, insecure %v: %v", tc.url, tc.insecure, err)
 		}

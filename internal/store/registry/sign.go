@@ -188,7 +188,7 @@ func (r *Registry) sign(ctx context.Context, d digest.Digest, tag string, opts [
 	}) {
 		return nil
 	}
-	var img v1.Image = mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	for _, l := range there {
 		content, err := r.fetchSmall(ctx, l, maxPayload)
 		if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNotFound) {
