@@ -14,7 +14,7 @@ import (
 
 // openTar lists a tar archive of any format of archive/tar, but for sparse
 // files.
-func openTar(c *comparison, b blob) (content, error) {
+func openTar(_ *comparison, b blob) (content, error) {
 	var out content
 	r := b.reader()
 	for t := tar.NewReader(r); ; {
@@ -61,7 +61,7 @@ const (
 )
 
 // openAr lists an ar archive with the long names of GNU or BSD (ar(5)).
-func openAr(c *comparison, b blob) (content, error) {
+func openAr(_ *comparison, b blob) (content, error) {
 	var out content
 	var longNames []byte
 	for at := int64(len(arMagic)); at < b.size; {
@@ -134,7 +134,7 @@ const (
 // the Linux kernel). What follows the trailer and its padding, such as a second
 // archive of an initrd, is a member too. go-rpmutils has a reader of its own,
 // but that one allocates whatever size a header announces.
-func openCpio(c *comparison, b blob) (content, error) {
+func openCpio(_ *comparison, b blob) (content, error) {
 	var out content
 	for at := int64(0); ; {
 		h, err := b.bytes(at, cpioHeader)

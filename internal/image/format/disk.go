@@ -227,7 +227,7 @@ func (t *tables) at(off int64) ([]byte, error) {
 
 // noEOF keeps callers from taking a file that is cut short for the end.
 func noEOF(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err
@@ -257,7 +257,7 @@ func blocks(ctx context.Context, d *Disk, size int64, f func(block int64, data [
 			return err
 		}
 		start, _, err := d.Data(i * size)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -133,7 +133,7 @@ func openOVA(f io.ReaderAt, fileSize int64) (disk *io.SectionReader, check func(
 	section := io.NewSectionReader(f, 0, fileSize)
 	for r := tar.NewReader(section); ; {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
