@@ -94,7 +94,7 @@ const certificateTable = 4
 
 // openPE lists the sections of an EFI program or unified kernel image, without
 // their padding, and the Authenticode signature.
-func openPE(c *comparison, b blob) (content, error) {
+func openPE(_ *comparison, b blob) (content, error) {
 	var out content
 	err := guard(func() error {
 		f, err := pe.NewFile(b)

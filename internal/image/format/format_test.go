@@ -93,7 +93,7 @@ func readAll(t testing.TB, d *Disk) []byte {
 	out := make([]byte, d.Size())
 	for off := int64(0); ; {
 		start, end, err := d.Data(off)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return out
 		}
 		if err != nil || start < off || end <= start {
@@ -271,7 +271,7 @@ func TestOVA(t *testing.T) {
 	files := map[string][]byte{}
 	for r := tar.NewReader(f); ; {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -3,6 +3,7 @@ package format
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"path/filepath"
 	"testing"
@@ -60,7 +61,7 @@ func fuzzOpen(f *testing.F, kind Kind) {
 				t.Fatalf("data behind %d: %d to %d", off, start, end)
 			}
 			p := make([]byte, min(end-start, 4096))
-			if n, err := d.ReadAt(p, start); n < len(p) && (err == nil || err == io.EOF) {
+			if n, err := d.ReadAt(p, start); n < len(p) && (err == nil || errors.Is(err, io.EOF)) {
 				t.Fatalf("%d of %d bytes at %d: %v", n, len(p), start, err)
 			}
 			off = end

@@ -273,7 +273,7 @@ func openVMDK(f io.ReaderAt, fileSize int64) (*mapped, error) {
 		}
 		// Reading to the end checks the checksum; the last grain may be short.
 		n, err := io.ReadFull(r, dst)
-		if err == io.ErrUnexpectedEOF && (grain+1)*m.block > m.size && grain*m.block+int64(n) >= m.size {
+		if errors.Is(err, io.ErrUnexpectedEOF) && (grain+1)*m.block > m.size && grain*m.block+int64(n) >= m.size {
 			clear(dst[n:])
 			return nil
 		}

@@ -248,7 +248,7 @@ func (v *verification) nonzero(ctx context.Context, r *io.SectionReader, start, 
 			return 0, err
 		}
 		data, _, err := v.d.Data(start + from)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return -1, nil
 		}
 		if err != nil {
