@@ -19,7 +19,6 @@ import (
 	"slipway/internal/graph"
 	"slipway/internal/image"
 	"slipway/internal/progress"
-	"slipway/internal/sdk"
 	"slipway/internal/workspace"
 )
 
@@ -107,11 +106,9 @@ func (b *Builder) Rebuild(ctx context.Context, names []string, opt RebuildOption
 		jobs[j.name], all, todo = j, append(all, j), append(todo, s.target)
 	}
 	b.weigh(todo, jobs)
-	l := limits{slots: [pools]int{poolBuild: b.opt.Jobs, poolFetch: fetchSlots}, cpus: float64(runtime.NumCPU()), memory: b.opt.Memory}
-	if l.memory == 0 {
-		if l.memory, err = memoryBudget(); err != nil {
-			return nil, err
-		}
+	l, err := b.limits()
+	if err != nil {
+		return nil, err
 	}
 	errs := l.run(ctx, all, false) // a target that cannot be built is no error
 	if ctx.Err() != nil {
@@ -327,49 +324,16 @@ func sweepElsewhere(prefix string) {
 
 // copyWorkspace copies what builds read of a workspace to the folder to.
 func copyWorkspace(ws *workspace.Workspace, to string) error {
-	files := []string{filepath.Join(ws.Root, workspace.RootFile), filepath.Join(ws.Root, sdk.LockFile), ws.SDK.Manifest}
-	groups := map[string]bool{}
-	for _, p := range ws.Packages {
-		files = append(files, p.Manifest)
-		for _, f := range p.Files {
-			files = append(files, filepath.Join(p.Dir, f))
-		}
-		for _, g := range p.SourceGroups {
-			groups[g] = true
-		}
-	}
-	for _, v := range ws.Variants {
-		files = append(files, v.Manifest)
-	}
-	done := map[string]bool{} // groups may lie in each other
-	copyOne := func(path string) error {
-		if done[path] {
-			return nil
-		}
-		done[path] = true
-		rel, err := filepath.Rel(ws.Root, path)
-		if err != nil {
-			return err
-		}
-		return copyFile(path, filepath.Join(to, rel))
-	}
+	files, _, err := ws.Paths()
 	for _, path := range files {
-		if err := copyOne(path); err != nil {
-			return err
-		}
-	}
-	for g := range groups {
-		err := filepath.WalkDir(filepath.Join(ws.Root, "sources", filepath.FromSlash(g)), func(path string, e fs.DirEntry, err error) error {
-			if err != nil || e.IsDir() {
-				return err
+		if err == nil {
+			var rel string
+			if rel, err = filepath.Rel(ws.Root, path); err == nil {
+				err = copyFile(path, filepath.Join(to, rel))
 			}
-			return copyOne(path)
-		})
-		if err != nil {
-			return err
 		}
 	}
-	return nil
+	return err
 }
 
 // copyFile copies a regular file with its mode, or a symbolic link.

@@ -255,11 +255,9 @@ func (b *Builder) attempt(ctx context.Context, targets, wanted []*graph.Target) 
 		return errReplan
 	}
 	b.weigh(left, stale)
-	l := limits{slots: [pools]int{poolBuild: b.opt.Jobs, poolFetch: fetchSlots}, cpus: float64(runtime.NumCPU()), memory: b.opt.Memory}
-	if l.memory == 0 {
-		if l.memory, err = memoryBudget(); err != nil {
-			return err
-		}
+	l, err := b.limits()
+	if err != nil {
+		return err
 	}
 	errs := l.run(ctx, jobs, b.opt.KeepGoing)
 	if cause := context.Cause(ctx); cause != nil {
@@ -269,6 +267,15 @@ func (b *Builder) attempt(ctx context.Context, targets, wanted []*graph.Target) 
 		errs = append(slices.DeleteFunc(errs, func(err error) bool { return errors.Is(err, b.engineErr) }), b.engineErr)
 	}
 	return errors.Join(errs...)
+}
+
+// limits bound what runs at once on this machine.
+func (b *Builder) limits() (l limits, err error) {
+	l = limits{slots: [pools]int{poolBuild: b.opt.Jobs, poolFetch: fetchSlots}, cpus: float64(runtime.NumCPU()), memory: b.opt.Memory}
+	if l.memory == 0 {
+		l.memory, err = memoryBudget()
+	}
+	return l, err
 }
 
 // closure gives the targets and all that they need, dependencies first.

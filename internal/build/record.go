@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -116,7 +117,7 @@ func (b *Builder) record(began time.Time, names []string, targets []*graph.Targe
 		}
 		for _, path := range paths {
 			err := r.Show(path)
-			if errors.Is(err, fs.ErrNotExist) && !contains(wanted, t) {
+			if errors.Is(err, fs.ErrNotExist) && !slices.Contains(wanted, t) {
 				break // it lies in the team cache
 			}
 			if err != nil {
@@ -155,13 +156,4 @@ func (b *Builder) writeRecord(r *plan.Record, began time.Time, names []string, t
 		return nil // somebody works on the files; the next build looks at them anew
 	}
 	return err
-}
-
-func contains(list []*graph.Target, t *graph.Target) bool {
-	for _, x := range list {
-		if x == t {
-			return true
-		}
-	}
-	return false
 }

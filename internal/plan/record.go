@@ -57,31 +57,12 @@ var ErrRacy = errors.New("changed while it was read")
 // packages and variants is made from. began is when the plan was begun: a file
 // that changed since is an error that wraps ErrRacy.
 func (r *Record) Watch(ws *workspace.Workspace, began time.Time) error {
-	paths := []string{ws.Root + "/" + workspace.RootFile, ws.Root + "/slipway.lock", ws.SDK.Manifest, ws.Root + "/packages", ws.Root + "/variants"}
-	groups := map[string]bool{}
-	for _, p := range ws.Packages {
-		paths = append(paths, p.Dir, p.Manifest)
-		for _, f := range p.Files {
-			paths = append(paths, p.Dir+"/"+f)
-		}
-		for _, g := range p.SourceGroups {
-			groups[g] = true
-		}
-	}
-	for _, v := range ws.Variants {
-		paths = append(paths, v.Dir, v.Manifest)
-	}
-	for g := range groups {
-		err := filepath.WalkDir(filepath.Join(ws.Root, "sources", filepath.FromSlash(g)), func(path string, _ fs.DirEntry, err error) error {
-			paths = append(paths, path)
-			return err
-		})
-		if err != nil {
-			return err
-		}
+	files, dirs, err := ws.Paths()
+	if err != nil {
+		return err
 	}
 	limit := began.Add(-racy).UnixNano()
-	for _, path := range paths {
+	for _, path := range append(files, dirs...) {
 		st, err := lstat(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			r.inputs = append(r.inputs, seen{absent, path})

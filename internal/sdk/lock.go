@@ -19,7 +19,7 @@ import (
 )
 
 // LockFile is the name of the lock file in the root of a workspace.
-const LockFile = "slipway.lock"
+const LockFile = workspace.LockFile
 
 // Lock is the section [sdk] of slipway.lock: everything an SDK is made from.
 type Lock struct {

@@ -52,11 +52,10 @@ func (s *Store) flock(how int) (release func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-	if how == unix.LOCK_SH {
-		err = unix.Flock(int(f.Fd()), how) // pruning takes seconds at most
+	if how == unix.LOCK_EX {
+		how |= unix.LOCK_NB // the others wait: pruning takes seconds at most
 	}
-	if err != nil {
+	if err := unix.Flock(int(f.Fd()), how); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			err = ErrInUse

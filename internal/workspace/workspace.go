@@ -14,6 +14,7 @@ import (
 // File names and folders that make a workspace.
 const (
 	RootFile    = "slipway.toml" // marks the root of a workspace
+	LockFile    = "slipway.lock" // beside it: what the SDK is made of
 	PackageFile = "package.toml" // in packages/<name>/
 	VariantFile = "variant.toml" // in variants/<name>/
 	SDKFile     = "sdk/sdk.toml" // below the root

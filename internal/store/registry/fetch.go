@@ -17,6 +17,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	"slipway/internal/store"
 )
 
 const (
@@ -61,7 +63,7 @@ func (r *Registry) Lookup(ctx context.Context, key string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look up key %s in %s: %w", key, r.cfg.Ref, err)
 	}
-	if err := r.verify(ctx, digest.FromBytes(raw), m.Annotations[AnnotationTarget], key, ""); err != nil {
+	if err := r.verify(ctx, digest.FromBytes(raw), m.Annotations[store.AnnotationTarget], key, ""); err != nil {
 		return nil, err
 	}
 	return raw, nil
@@ -73,11 +75,11 @@ func parseResult(raw []byte) (*ocispec.Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.ArtifactType != ArtifactType {
-		return nil, fmt.Errorf("%w: it is a %q, want %q", ErrCorrupt, m.ArtifactType, ArtifactType)
+	if m.ArtifactType != store.ArtifactType {
+		return nil, fmt.Errorf("%w: it is a %q, want %q", ErrCorrupt, m.ArtifactType, store.ArtifactType)
 	}
-	if named := m.Annotations[AnnotationKey]; named != m.Config.Digest.Encoded() {
-		return nil, fmt.Errorf("%w: its annotation %s is %q, but its config is that of key %s", ErrCorrupt, AnnotationKey, named, m.Config.Digest.Encoded())
+	if named := m.Annotations[store.AnnotationKey]; named != m.Config.Digest.Encoded() {
+		return nil, fmt.Errorf("%w: its annotation %s is %q, but its config is that of key %s", ErrCorrupt, store.AnnotationKey, named, m.Config.Digest.Encoded())
 	}
 	return m, nil
 }

@@ -28,15 +28,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// ArtifactType is the artifactType of the manifest of a result.
-const ArtifactType = "application/vnd.slipway.result.v1"
-
-// Annotations of the manifest of a result that this package reads.
-const (
-	AnnotationKey    = "dev.slipway.key"    // key of the target, 64 hex digits
-	AnnotationTarget = "dev.slipway.target" // name of the target, "packages/glibc"
-)
-
 var (
 	// ErrNotFound says that the registry has no such manifest or blob.
 	ErrNotFound = errors.New("not in the registry")

@@ -49,9 +49,9 @@ func newResult(t *testing.T, target string, files ...string) *result {
 	r.m = ocispec.Manifest{
 		Versioned:    specs.Versioned{SchemaVersion: 2},
 		MediaType:    ocispec.MediaTypeImageManifest,
-		ArtifactType: ArtifactType,
+		ArtifactType: store.ArtifactType,
 		Config:       config,
-		Annotations:  map[string]string{AnnotationKey: r.key, AnnotationTarget: target},
+		Annotations:  map[string]string{store.AnnotationKey: r.key, store.AnnotationTarget: target},
 	}
 	for _, f := range files {
 		r.m.Layers = append(r.m.Layers, add(store.MediaFile, f))
@@ -183,13 +183,6 @@ func fetchAll(t *testing.T, r *Registry, manifest []byte) (map[string][]byte, er
 		got[d] = f.Bytes()
 	}
 	return got, errors.Join(errs...)
-}
-
-func TestNames(t *testing.T) {
-	got := []string{ArtifactType, AnnotationKey, AnnotationTarget}
-	if diff := cmp.Diff([]string{store.ArtifactType, store.AnnotationKey, store.AnnotationTarget}, got); diff != "" {
-		t.Error(diff)
-	}
 }
 
 func TestOpen(t *testing.T) {
@@ -346,7 +339,7 @@ func TestLookup(t *testing.T) {
 		{name: "none", want: ErrNotFound},
 		{name: "right", manifest: res.manifest},
 		{name: "another key", manifest: newResult(t, "packages/b").manifest, want: ErrCorrupt, text: "its manifest is that of key " + newResult(t, "packages/b").key},
-		{name: "another annotation", manifest: changed(func(m *ocispec.Manifest) { m.Annotations[AnnotationKey] = "x" }), want: ErrCorrupt, text: AnnotationKey},
+		{name: "another annotation", manifest: changed(func(m *ocispec.Manifest) { m.Annotations[store.AnnotationKey] = "x" }), want: ErrCorrupt, text: store.AnnotationKey},
 		{name: "another type", manifest: changed(func(m *ocispec.Manifest) { m.ArtifactType = "text/plain" }), want: ErrCorrupt, text: "text/plain"},
 		{name: "path as digest", manifest: changed(func(m *ocispec.Manifest) { m.Layers[0].Digest = "sha256:../../etc/passwd" }), want: ErrCorrupt, text: "passwd"},
 		{name: "negative size", manifest: changed(func(m *ocispec.Manifest) { m.Layers[0].Size = -1 }), want: ErrCorrupt, text: "-1"},
@@ -845,7 +838,7 @@ func TestPusherLate(t *testing.T) {
 
 // Everything that a manifest names may be used as the name of a file.
 func FuzzParseResult(f *testing.F) {
-	f.Add([]byte(`{"mediaType":"application/vnd.oci.image.manifest.v1+json","artifactType":"` + ArtifactType + `","config":{"digest":"sha256:` + strings.Repeat("0", 64) + `"},"annotations":{"` + AnnotationKey + `":"` + strings.Repeat("0", 64) + `"}}`))
+	f.Add([]byte(`{"mediaType":"application/vnd.oci.image.manifest.v1+json","artifactType":"` + store.ArtifactType + `","config":{"digest":"sha256:` + strings.Repeat("0", 64) + `"},"annotations":{"` + store.AnnotationKey + `":"` + strings.Repeat("0", 64) + `"}}`))
 	f.Add([]byte(`{"config":{"digest":"sha256:../x"}}`))
 	f.Add([]byte(`{"layers":[{"digest":"sha512:00"}]}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
