@@ -17,8 +17,6 @@ import (
 	"slipway/internal/compare"
 	"slipway/internal/graph"
 	"slipway/internal/image"
-	"slipway/internal/image/gpt"
-	"slipway/internal/image/verity"
 	"slipway/internal/sdk"
 	"slipway/internal/store"
 	"slipway/internal/workspace"
@@ -289,19 +287,12 @@ func (b *Builder) verifyImage(ctx context.Context, variant *workspace.Variant, r
 	return nil
 }
 
-// verifyDisk checks the root file system on a disk with its hash tree and root
-// hash, and then all of it against a disk that is newly put together.
+// verifyDisk compares a disk with one that is newly put together from the parts of
+// its result, for which their hash tree is checked against the root hash.
 func (b *Builder) verifyDisk(ctx context.Context, variant *workspace.Variant, r *store.Result, disk string) (wrong []string, err error) {
 	in, err := b.diskInputs(variant, r)
 	if err != nil {
 		return nil, err
-	}
-	text, err := verifyTree(ctx, disk, in.RootHash)
-	if err != nil {
-		return nil, err
-	}
-	if text != "" {
-		wrong = append(wrong, text)
 	}
 	dir, err := b.temp()
 	if err != nil {
@@ -317,47 +308,6 @@ func (b *Builder) verifyDisk(ctx context.Context, variant *workspace.Variant, r 
 		wrong = append(wrong, "has changed: "+d.String())
 	}
 	return wrong, err
-}
-
-// verifyTree checks the root file system on a disk with the hash tree beside it;
-// it gives what is wrong, "" for nothing.
-func verifyTree(ctx context.Context, disk string, root verity.RootHash) (string, error) {
-	f, err := os.Open(disk)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	table, damage, err := gpt.Read(f, info.Size())
-	if err == nil {
-		err = errors.Join(damage.Primary, damage.Backup)
-	}
-	if err != nil {
-		return "partition table: " + err.Error(), nil
-	}
-	dataID, hashID := image.PartitionGUIDs(root)
-	var data, hash io.ReaderAt
-	for _, e := range table.Entries {
-		switch e.GUID {
-		case dataID:
-			data = io.NewSectionReader(f, e.Start(), e.Size())
-		case hashID:
-			hash = io.NewSectionReader(f, e.Start(), e.Size())
-		}
-	}
-	if data == nil || hash == nil {
-		return "it has no partitions for the root hash " + root.String(), nil
-	}
-	if _, err := verity.Verify(ctx, data, hash, root); err != nil {
-		if ctx.Err() != nil {
-			return "", context.Cause(ctx)
-		}
-		return "root file system: " + err.Error(), nil
-	}
-	return "", nil
 }
 
 // temp makes a folder on the file system of the store.

@@ -106,9 +106,9 @@ func TestVerifyImage(t *testing.T) {
 		want  string // "" for nothing wrong
 	}{
 		{"nothing", func() error { return nil }, ""},
-		{"root", spoil(root), "acme-dev-x86_64-1.2.3.img: root file system: verity mismatch: data block 0 "},
+		{"root", spoil(root), "acme-dev-x86_64-1.2.3.img: has changed: "},
 		{"boot loader", spoil(loader), "acme-dev-x86_64-1.2.3.img: has changed: "},
-		{"table", spoil(512 + 60), "acme-dev-x86_64-1.2.3.img: partition table: header at sector 1: checksum "},
+		{"table", spoil(512 + 60), "acme-dev-x86_64-1.2.3.img: has changed: "},
 		{"no disk", func() error { return os.Remove(disk) }, "is missing: slipway build variants/dev shows it again"},
 		{"other result", func() error { return os.WriteFile(filepath.Join(table, ".stamp"), []byte("x\n"), 0o644) }, "is not the disk of this result"},
 		{"inventory", func() error { return os.WriteFile(filepath.Join(table, "inventory.json"), []byte("{}"), 0o644) }, "inventory.json is not the list of what is in the image"},
