@@ -82,7 +82,7 @@ func (b *Builder) fetch(ctx context.Context, items []source.Item) ([]source.Blob
 		return blobs, nil
 	}
 	got, err := b.sources.Fetch(ctx, items, source.Options{
-		Lookaside: b.ws.Config.Sources.Lookaside, Upstream: b.ws.Config.Sources.Upstream, OnEvent: b.fetchEvent,
+		Lookaside: b.ws.Config.Sources.Lookaside, Upstream: b.ws.Config.Sources.Upstream, OnEvent: b.fetchEvent, Root: b.ws.Root,
 	})
 	if err != nil {
 		return nil, err

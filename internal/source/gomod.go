@@ -76,7 +76,68 @@ func (f *fetcher) goModule(ctx context.Context, u URL, part string, p *progress)
 		return fmt.Errorf("%s@%s has no go.mod, so its dependencies are not pinned", u.Module, u.Version)
 	}
 
-	env, asked, err := f.goToolchain(ctx, work, mod, p)
+	if err := f.vendor(ctx, tree, mod, p); err != nil {
+		return err
+	}
+	prefix, _, _ := module.SplitPathVersion(u.Module)
+	top := path.Base(prefix) + "-" + strings.TrimSuffix(strings.TrimPrefix(u.Version, "v"), "+incompatible")
+	return f.pack(ctx, part, tree, top, p)
+}
+
+// goVendor writes the dependencies of a Go module of the workspace to part, as a tar archive with the folder vendor. Its bytes follow
+// from the module's go.mod, go.sum and imports.
+func (f *fetcher) goVendor(ctx context.Context, u URL, part string, p *progress) (err error) {
+	if _, err := exec.LookPath(f.opt.GoTool); err != nil {
+		return fmt.Errorf("a go: address needs the go command: %w (install Go, or name a lookaside cache that has the file)", err)
+	}
+	dir := filepath.Join(f.opt.Root, filepath.FromSlash(u.Path))
+	file := filepath.Join(dir, "go.mod")
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("%w: the address is to name the folder of a Go module, relative to slipway.toml", err)
+	}
+	mod, err := modfile.Parse(file, data, nil)
+	if err != nil {
+		return err
+	}
+	for _, r := range mod.Replace {
+		if r.New.Version == "" {
+			return fmt.Errorf("%s:%d: replace %s => %s: only modules with a version can be vendored", file, r.Syntax.Start.Line, r.Old.Path, r.New.Path)
+		}
+	}
+	work, err := os.MkdirTemp(filepath.Join(f.store.dir, "tmp"), "go-")
+	if err != nil {
+		return f.store.failed(part, err, 0, 0)
+	}
+	defer os.RemoveAll(work)
+	defer func() {
+		if err != nil {
+			removePart(part)
+		}
+	}()
+	tree := filepath.Join(work, "tree")
+	if err := copyGo(ctx, dir, tree); err != nil {
+		return f.store.failed(part, err, 0, 0)
+	}
+	if err := f.vendor(ctx, tree, mod, p); err != nil {
+		return fmt.Errorf("%w\n    if go.mod or go.sum lack something, run go mod tidy in %s", err, dir)
+	}
+	for _, name := range []string{"go.mod", "go.sum"} {
+		was, _ := os.ReadFile(filepath.Join(dir, name)) // there need be no go.sum
+		is, _ := os.ReadFile(filepath.Join(tree, name))
+		if !bytes.Equal(was, is) {
+			return fmt.Errorf("%s does not list what the module imports: run go mod tidy there", filepath.Join(dir, name))
+		}
+	}
+	if _, err := os.Stat(filepath.Join(tree, "vendor")); err != nil {
+		return fmt.Errorf("%s needs no other modules: remove this file from the manifest", file)
+	}
+	return f.pack(ctx, part, filepath.Join(tree, "vendor"), "vendor", p)
+}
+
+// vendor makes the folder vendor in a copy of a module.
+func (f *fetcher) vendor(ctx context.Context, tree string, mod *modfile.File, p *progress) error {
+	env, asked, err := f.goToolchain(ctx, filepath.Dir(tree), mod, p)
 	if err != nil {
 		return err
 	}
@@ -86,15 +147,17 @@ func (f *fetcher) goModule(ctx context.Context, u URL, part string, p *progress)
 			return fmt.Errorf("%s%w", asked, err)
 		}
 	}
+	return nil
+}
 
+// pack writes a folder to part as a tar archive with one top folder.
+func (f *fetcher) pack(ctx context.Context, part, dir, top string, p *progress) error {
 	p.say("tar")
-	prefix, _, _ := module.SplitPathVersion(u.Module)
-	top := path.Base(prefix) + "-" + strings.TrimSuffix(strings.TrimPrefix(u.Version, "v"), "+incompatible")
-	tarFile, err := os.Create(part)
+	file, err := os.Create(part)
 	if err != nil {
 		return f.store.failed(part, err, 0, 0)
 	}
-	if err := errors.Join(writeTar(ctx, tarFile, tree, top), tarFile.Close()); err != nil {
+	if err := errors.Join(writeTar(ctx, file, dir, top), file.Close()); err != nil {
 		return f.store.failed(part, err, size(part), 0)
 	}
 	return nil
@@ -174,11 +237,29 @@ func tail(s string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
+// copyGo copies what says which modules are needed: go.mod, go.sum and Go files.
+func copyGo(ctx context.Context, from, to string) error {
+	return copyFiles(ctx, from, to, func(name string, d fs.DirEntry) bool {
+		return d.IsDir() && name != "vendor" || d.Type().IsRegular() && (name == "go.mod" || name == "go.sum" || filepath.Ext(name) == ".go")
+	})
+}
+
 // copyTree copies the regular files of a module, writable.
 func copyTree(ctx context.Context, from, to string) error {
+	return copyFiles(ctx, from, to, func(string, fs.DirEntry) bool { return true })
+}
+
+// copyFiles copies the files and folders that wanted takes by path.
+func copyFiles(ctx context.Context, from, to string, wanted func(name string, d fs.DirEntry) bool) error {
 	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err = errors.Join(err, ctx.Err()); err != nil {
 			return err
+		}
+		if path != from && !wanted(d.Name(), d) {
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
 		}
 		rel, err := filepath.Rel(from, path)
 		if err != nil {

@@ -310,3 +310,71 @@ func TestWriteTarFixed(t *testing.T) {
 	}
 	wantError(t, writeTar(t.Context(), io.Discard, dir, "top-1.0"), "link is no regular file")
 }
+
+func TestGoVendor(t *testing.T) {
+	proxy := testProxy(t)
+	dep := publishModule(t, t.TempDir(), "example.com/dep", "v1.2.0", "-- go.mod --\nmodule example.com/dep\n\ngo 1.21\n-- dep.go --\npackage dep\n\nfunc Do() {}\n-- unused/u.go --\npackage unused\n")
+	const requires = "module own\n\ngo 1.21\n\nrequire example.com/dep v1.2.0\n"
+	const program = "package main\n\nimport \"example.com/dep\"\n\nfunc main() { dep.Do() }\n"
+	for _, tc := range []struct {
+		name, address string
+		files         map[string]string
+		want          []string // names in the archive, or
+		err           []string
+	}{
+		{name: "module", address: "./sources", files: map[string]string{"go.mod": requires, "go.sum": dep, "tool/main.go": program, "tool/README": "not needed", "vendor/old": "left out"},
+			want: []string{"vendor/", "vendor/example.com/", "vendor/example.com/dep/", "vendor/example.com/dep/dep.go", "vendor/modules.txt"}},
+		{name: "untidy", address: "./sources", files: map[string]string{"go.mod": requires, "tool/main.go": program},
+			err: []string{"go.sum", "go mod tidy"}},
+		{name: "nothing to vendor", address: "./sources", files: map[string]string{"go.mod": "module own\n\ngo 1.21\n", "main.go": "package main\n\nfunc main() {}\n"},
+			err: []string{"needs no other modules"}},
+		{name: "no module", address: "./elsewhere", files: map[string]string{"go.mod": requires},
+			err: []string{"elsewhere/go.mod", "relative to slipway.toml"}},
+		{name: "replaced by a folder", address: "./sources", files: map[string]string{"go.mod": requires + "\nreplace example.com/dep => ../dep\n"},
+			err: []string{"go.mod:7: replace example.com/dep => ../dep: only modules with a version"}},
+		{name: "outside", address: "./../x", files: nil, err: []string{"go:./FOLDER"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			opt := goOptions(t, proxy)
+			opt.Root = t.TempDir()
+			for name, text := range tc.files {
+				write(t, filepath.Join(opt.Root, "sources", name), text)
+			}
+			s := newStore(t)
+			_, err := fetchOne(t, s, goItem(tc.address, strings.Repeat("0", 128)), opt)
+			if tc.err != nil {
+				wantError(t, err, append(tc.err, "p/package.toml:4: cannot fetch m.tar: ")...)
+				wantClean(t, s)
+				return
+			}
+			var wrong *DigestError
+			if !errors.As(err, &wrong) {
+				t.Fatal(err)
+			}
+			b, err := fetchOne(t, s, goItem(tc.address, wrong.Got), opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantClean(t, s)
+			f, err := os.Open(b.Path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			var got []string
+			for r := tar.NewReader(f); ; {
+				h, err := r.Next()
+				if err == io.EOF {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, h.Name)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}

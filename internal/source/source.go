@@ -44,6 +44,7 @@ type Options struct {
 	Upstream  bool        // ask Item.URL after the lookaside caches
 	Parallel  int         // items at once; default 4
 	OnEvent   func(Event) // may be nil
+	Root      string      // folder of the workspace, for "go:./" addresses
 	GoTool    string      // go command for "go:" addresses; default "go" from PATH
 	Env       []string    // KEY=value settings for the commands that Fetch runs, on top of this process's environment
 	AptDir    string      // apt's configuration for "debian:" addresses; default /etc/apt
@@ -317,6 +318,10 @@ func (f *fetcher) attempts(item *Item, u URL) ([]attempt, []error) {
 	case "go":
 		as = append(as, attempt{"upstream", item.URL, func(ctx context.Context, part string, p *progress) error {
 			return f.goModule(ctx, u, part, p)
+		}})
+	case "vendor":
+		as = append(as, attempt{"workspace", item.URL, func(ctx context.Context, part string, p *progress) error {
+			return f.goVendor(ctx, u, part, p)
 		}})
 	}
 	return as, errs

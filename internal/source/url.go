@@ -2,6 +2,7 @@ package source
 
 import (
 	"fmt"
+	"io/fs"
 	"net/url"
 	"path"
 	"regexp"
@@ -12,8 +13,8 @@ import (
 
 // URL is the parsed address of an external file.
 type URL struct {
-	Kind            string // "http" (https too), "file", "debian" or "go"
-	Path            string // file: absolute path
+	Kind            string // "http" (https too), "file", "debian", "go" or "vendor"
+	Path            string // file: absolute path; vendor: folder of a module, relative to Options.Root
 	Source, File    string // debian: source package and the name of its file in the archive
 	Module, Version string // go: module path and pinned version
 }
@@ -27,6 +28,7 @@ var debianFile = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9+.~_-]*$`)
 //	file:///ABSOLUTE/PATH
 //	debian:SOURCE/FILE         an upstream file of a Debian source package, from the archive that the host's apt uses
 //	go:MODULE@VERSION          a Go module with its dependencies vendored, as a tar archive
+//	go:./FOLDER                the dependencies of the workspace's Go module in a folder, as a tar archive of its folder vendor
 func ParseURL(raw string) (URL, error) {
 	scheme, rest, ok := strings.Cut(raw, ":")
 	if !ok {
@@ -64,6 +66,12 @@ func ParseURL(raw string) (URL, error) {
 		}
 		return URL{Kind: "debian", Source: source, File: file}, nil
 	case "go":
+		if folder, ok := strings.CutPrefix(rest, "./"); ok {
+			if !fs.ValidPath(folder) || strings.ContainsRune(folder, 0) {
+				return URL{}, fmt.Errorf("address %q is not go:./FOLDER with a folder of the workspace, such as go:./sources", raw)
+			}
+			return URL{Kind: "vendor", Path: folder}, nil
+		}
 		mod, version, _ := strings.Cut(rest, "@")
 		if err := module.Check(mod, version); err != nil {
 			return URL{}, fmt.Errorf("address %q is not go:MODULE@VERSION with a full version, such as go:example.com/tool@v1.2.3: %w", raw, err)

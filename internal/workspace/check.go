@@ -3,6 +3,7 @@ package workspace
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"net/url"
 	"regexp"
@@ -34,6 +35,7 @@ var checks = map[string]rule{
 	"url":        sourceURL,
 	"filename":   fileName,
 	"group":      sourceGroup,
+	"migration":  pattern(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$`, "is not the name of a migration", "up to 100 letters, digits, dots, dashes and underscores, the first a letter or digit"),
 	"size":       func(text string) (msg, hint string) { _, msg, hint = size(text); return msg, hint },
 	"repository": pattern(`^[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+$`, "is not a repository of a registry", "a host and a path without tag, such as registry.example.com/team/slipway-cache"),
 	"sha256":     digest("SHA-256", 64),
@@ -211,7 +213,13 @@ func sourceURL(text string) (string, string) {
 		}
 		return "", ""
 	case "go":
-		const hint = "go:<module>@<version>, such as go:golang.org/x/sys@v0.49.0"
+		const hint = "go:<module>@<version>, such as go:golang.org/x/sys@v0.49.0, or go:./<folder of a module in the workspace>"
+		if folder, ok := strings.CutPrefix(rest, "./"); ok {
+			if !fs.ValidPath(folder) {
+				return fmt.Sprintf("names no folder of the workspace: %q", text), hint
+			}
+			return "", ""
+		}
 		path, version, ok := strings.Cut(rest, "@")
 		if !ok {
 			return fmt.Sprintf("names no version: %q", text), hint

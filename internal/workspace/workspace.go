@@ -103,7 +103,7 @@ func (b PackageBuild) MemoryBytes() int64 {
 
 // ExternalFile is one [[external-files]] table of a package.toml.
 type ExternalFile struct {
-	URL           string `toml:"url" required:"true" check:"url" doc:"Where the file comes from: https://…, http://…, file:///…, debian:<source>/<tarball> (upstream tarball of a Debian source package) or go:<module>@<version> (a Go module with its dependencies vendored)."`
+	URL           string `toml:"url" required:"true" check:"url" doc:"Where the file comes from: https://…, http://…, file:///…, debian:<source>/<tarball> (upstream tarball of a Debian source package) go:<module>@<version> (a Go module with its dependencies vendored) or go:./<folder> (the vendored dependencies of a Go module in the workspace)."`
 	SHA512        string `toml:"sha512" check:"sha512" default-doc:"" doc:"SHA-512 of the file, 128 lower-case hexadecimal digits. Exactly one of sha512 and sha256 is needed."`
 	SHA256        string `toml:"sha256" check:"sha256" default-doc:"" doc:"SHA-256 of the file, 64 lower-case hexadecimal digits."`
 	Path          string `toml:"path" check:"filename" default-doc:"last segment of the url" doc:"Name of the file as the spec's Source or Patch has it. Needed for go: addresses, where it ends in .tar."`

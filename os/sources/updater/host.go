@@ -689,6 +689,27 @@ func (h *host) markGood() error {
 	return h.accept(st, s.running.Version)
 }
 
+// bootFailed tells whether the machine should reboot, since the boot went wrong:
+// the running system is on trial, and after its tries the boot loader takes the
+// other. It needs nothing but the EFI system partition.
+func (h *host) bootFailed() (reboot bool, err error) {
+	s, err := h.look()
+	switch {
+	case err != nil:
+		return false, err
+	case s.running == nil:
+		return false, fmt.Errorf("%s has no kernel image of the running system", h.images())
+	case s.running.Left == boot.Uncounted:
+		fmt.Fprintf(h.log, "%s has been good before: the machine stays as it is\n", s.running.Version)
+		return false, nil
+	case s.second == nil:
+		fmt.Fprintf(h.log, "the other slot holds nothing to fall back to: the machine stays as it is\n")
+		return false, nil
+	}
+	fmt.Fprintf(h.log, "%s has %d tries left\n", s.running.Version, s.running.Left)
+	return true, nil
+}
+
 // status is what the command of this name prints, as JSON.
 type status struct {
 	Variant  string           `json:"variant"`

@@ -32,6 +32,8 @@ commands:
   activate   have it tried at the next boot; --reboot boots at once
   revert     have the other slot's system booted next
   mark-good  keep the running system: its boots are no longer counted
+  boot-failed
+             reboot, if the running system is on trial
   status     tell what is installed, as JSON
 
 options:
@@ -83,13 +85,15 @@ func run(ctx context.Context, args []string) error {
 	for _, dir := range filepath.SplitList(*settings) {
 		h.settings = append(h.settings, datastore.Tree(dir))
 	}
+	*reboot = *reboot && (command == "activate" || command == "revert")
 	commands := map[string]func() error{
-		"check":     func() error { return h.check(ctx, *retry) },
-		"prepare":   func() error { return h.prepare(ctx, *retry) },
-		"activate":  h.activate,
-		"revert":    h.revert,
-		"mark-good": h.markGood,
-		"status":    h.status,
+		"check":       func() error { return h.check(ctx, *retry) },
+		"prepare":     func() error { return h.prepare(ctx, *retry) },
+		"activate":    h.activate,
+		"revert":      h.revert,
+		"mark-good":   h.markGood,
+		"boot-failed": func() (err error) { *reboot, err = h.bootFailed(); return err },
+		"status":      h.status,
 	}
 	do, ok := commands[command]
 	if !ok {
@@ -126,10 +130,14 @@ func run(ctx context.Context, args []string) error {
 	if err := do(); err != nil {
 		return err
 	}
-	if *reboot && (command == "activate" || command == "revert") {
-		return exec.CommandContext(ctx, "systemctl", "reboot").Run()
+	if !*reboot {
+		return nil
 	}
-	return nil
+	args = []string{"reboot"}
+	if command == "boot-failed" {
+		args = append(args, "--force") // units that hang are what it may be about
+	}
+	return exec.CommandContext(ctx, "systemctl", args...).Run()
 }
 
 // machine is the architecture as uname -m has it.
