@@ -23,7 +23,9 @@ import (
 	"slipway/internal/progress"
 	"slipway/internal/recipe"
 	"slipway/internal/rpm"
+	"slipway/internal/sbom"
 	"slipway/internal/sdk"
+	"slipway/internal/sign"
 	"slipway/internal/source"
 	"slipway/internal/store"
 	"slipway/internal/workspace"
@@ -41,6 +43,7 @@ type Options struct {
 	Team      workspace.Cache   // the team cache; none where it has no Ref
 	Display   *progress.Display // where to report to
 	Signing   workspace.Signing // how disk images are signed; not at all where it is empty
+	Version   string            // of this program, for the documents of images
 }
 
 // Builder builds the targets of one workspace.
@@ -54,6 +57,8 @@ type Builder struct {
 	display *progress.Display
 	team    *team // nil without a team cache
 	signing func() (*signing, error)
+	// provenance is what signs it; nil for nothing.
+	provenance func() (sign.Signer, error)
 
 	mu       sync.Mutex
 	done     map[string]*store.Result // by target name
@@ -128,6 +133,7 @@ func New(ws *workspace.Workspace, opt Options) (*Builder, error) {
 	}
 	b := &Builder{ws: ws, opt: opt, graph: g, macros: macros, sources: sources, results: results, display: opt.Display, verified: map[string]bool{}, needed: map[*graph.Target][]*graph.Target{}, logs: filepath.Join(ws.Root, "build", "logs")}
 	b.forget()
+	b.provenance = sync.OnceValues(func() (sign.Signer, error) { return openProvenance(opt.Signing) })
 	b.signing = sync.OnceValues(func() (*signing, error) { return openSigning(opt.Signing) })
 	b.team, err = openTeam(opt.Team, func(message string) { b.display.Print("%s", message) })
 	return b, err
@@ -175,7 +181,14 @@ func (b *Builder) Build(ctx context.Context, names []string) error {
 		return err
 	}
 	if slices.ContainsFunc(targets, func(t *graph.Target) bool { return t.Variant != nil }) {
-		if _, err := b.signing(); err != nil { // rather now than after hours
+		signing, err := b.signing()
+		if err == nil {
+			err = signing.ready(ctx)
+		}
+		if err != nil { // rather now than after hours
+			return err
+		}
+		if _, err := b.provenance(); err != nil {
 			return err
 		}
 	}
@@ -224,7 +237,9 @@ func (b *Builder) attempt(ctx context.Context, targets, wanted []*graph.Target) 
 	var left []*graph.Target
 	for _, s := range steps {
 		t := s.target
-		if s.result != nil {
+		// an image waits for its migrations to be shown with it
+		waits := slices.ContainsFunc(b.needs(t), func(d *graph.Target) bool { return stale[d.Name] != nil })
+		if s.result != nil && !waits {
 			if err := b.found(ctx, s, slices.Contains(wanted, t), 0); err != nil {
 				return err
 			}
@@ -480,6 +495,9 @@ func (b *Builder) solve(ctx context.Context, t *graph.Target, in plan.Inputs, re
 		if artifact.Attachments[mediaRPMs], err = describeRPMs(out); err != nil {
 			return nil, fmt.Errorf("%s: %w", t.Name, err)
 		}
+		if artifact.Attachments[sbom.MediaPrograms], err = describePrograms(out); err != nil {
+			return nil, fmt.Errorf("%s: %w", t.Name, err)
+		}
 		if artifact.Attachments[plan.MediaTexts], err = plan.EncodeTexts(plan.Texts(b.ws, t.Package, in, b.macros)); err != nil {
 			return nil, err
 		}
@@ -562,7 +580,13 @@ func (b *Builder) logPath(t *graph.Target) string {
 // view shows a result below build/.
 func (b *Builder) view(ctx context.Context, t *graph.Target, r *store.Result) error {
 	if t.Variant != nil {
-		return b.image(ctx, t.Variant, r)
+		if err := b.migrations(ctx, t, r); err != nil { // takes less than the disk to fail
+			return err
+		}
+		if err := b.image(ctx, t.Variant, r); err != nil {
+			return err
+		}
+		return b.writeDocuments(ctx, t, r)
 	}
 	return b.results.View(r, b.rpmDir(t))
 }

@@ -18,6 +18,7 @@ import (
 	"slipway/internal/image/format"
 	"slipway/internal/image/inspect"
 	"slipway/internal/image/layout"
+	"slipway/internal/image/verity"
 	"slipway/internal/workspace"
 )
 
@@ -27,7 +28,7 @@ const (
 	endData = "-data"
 	endRoot = "-root.img"
 	endHash = "-hash.img"
-	endUKI  = "-uki.efi"
+	endUKI  = image.UKIEnding
 )
 
 // companionVersion stands in the stamp: raise it when companions are made in
@@ -78,6 +79,9 @@ func (b *Builder) companions(v *workspace.Variant) []string {
 	if v.ImageLayout.Updates() {
 		files = append(files, stem+endRoot, stem+endHash, stem+endUKI)
 	}
+	if key, _ := b.opt.Signing.RootHash(); key != "" {
+		files = append(files, stem+verity.HashEnding, stem+verity.SignatureEnding)
+	}
 	slices.Sort(files)
 	return files
 }
@@ -91,7 +95,7 @@ func (b *Builder) writeCompanions(ctx context.Context, v *workspace.Variant, dis
 	for _, k := range format.Kinds() {
 		all = append(all, stem+k.Extension(), stem+endData+k.Extension())
 	}
-	for _, path := range append(all, stem+endRoot, stem+endHash, stem+endUKI) {
+	for _, path := range append(all, stem+endRoot, stem+endHash, stem+endUKI, stem+verity.HashEnding, stem+verity.SignatureEnding) {
 		if path != disk && !slices.Contains(wanted, path) {
 			if err := os.RemoveAll(path); err != nil {
 				return err
@@ -132,6 +136,15 @@ func (b *Builder) writeCompanions(ctx context.Context, v *workspace.Variant, dis
 			return err
 		}
 	}
+	if slices.Contains(wanted, stem+verity.SignatureEnding) {
+		signing, err := b.signing()
+		if err == nil {
+			err = signing.writeRootHash(ctx, stem, u.RootHash)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	for _, path := range wanted {
 		if err := errors.Join(os.Chmod(path, 0o444), os.Chtimes(path, made, made)); err != nil {
 			return err
@@ -158,11 +171,17 @@ func (b *Builder) verifyCompanions(ctx context.Context, v *workspace.Variant, di
 	if err != nil {
 		return nil, err
 	}
-	parts := map[string]io.Reader{stem + endRoot: u.Root, stem + endHash: u.Hash, stem + endUKI: bytes.NewReader(u.UKI)}
+	parts := map[string]io.Reader{stem + endRoot: u.Root, stem + endHash: u.Hash, stem + endUKI: bytes.NewReader(u.UKI), stem + verity.HashEnding: bytes.NewReader(u.RootHash.SignedText())}
 	for _, path := range wanted {
 		var ok bool
 		if part := parts[path]; part != nil {
 			ok = sameContent(path, &cancelable{ctx, part})
+		} else if path == stem+verity.SignatureEnding {
+			signing, err := b.signing()
+			if err != nil {
+				return nil, err
+			}
+			ok = signing.signedRootHash(path, u.RootHash)
 		} else {
 			ok = sameDisk(ctx, path, d, strings.HasPrefix(path, stem+endData+"."))
 		}

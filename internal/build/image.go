@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,10 +19,13 @@ import (
 
 	"slipway/internal/graph"
 	"slipway/internal/image"
+	"slipway/internal/image/layout"
 	"slipway/internal/image/verity"
 	"slipway/internal/plan"
 	"slipway/internal/recipe"
 	"slipway/internal/rpm"
+	"slipway/internal/rpmspec"
+	"slipway/internal/sdk"
 	"slipway/internal/store"
 	"slipway/internal/workspace"
 )
@@ -39,7 +43,40 @@ func (b *Builder) variantInputs(v *workspace.Variant, in *plan.Inputs) error {
 	in.Settings["metadata"] = b.metadata(v)
 	in.Settings["os-release"] = b.osRelease(v)
 	in.Settings["packages"] = strings.Join(b.imagePackages(v), " ")
-	return nil
+	in.Settings["root-filesystem"] = v.ImageLayout.RootFilesystem
+	in.Settings["root-compression"] = v.ImageLayout.RootCompression
+	return b.checkTools(v)
+}
+
+// checkTools is an error of type *workspace.Error when the SDK that is pinned has
+// no tool for the root file system that a variant asks for.
+func (b *Builder) checkTools(v *workspace.Variant) error {
+	l := v.ImageLayout
+	key, value, name, least := "image-layout.root-filesystem", l.RootFilesystem, "e2fsprogs", "1.47"
+	switch {
+	case l.RootFilesystem == layout.Ext4:
+	case l.RootCompression == layout.Zstd:
+		key, value, name, least = "image-layout.root-compression", l.RootCompression, "erofs-utils", "1.8"
+	default:
+		return nil
+	}
+	lock, err := sdk.ReadLock(filepath.Join(b.ws.Root, sdk.LockFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // no SDK is pinned yet
+	}
+	if err != nil {
+		return err
+	}
+	has := "no " + name
+	if p := lock.Package(name); p != nil {
+		upstream, _, _ := strings.Cut(p.Version, "-")
+		if rpmspec.CompareVersions(upstream, least) >= 0 {
+			return nil
+		}
+		has = name + " " + p.Version
+	}
+	return workspace.NewError(v.Position(key), key, fmt.Sprintf("%q is %s, which takes %s %s; the SDK has %s", key, value, name, least, has),
+		"leave it out, or give the SDK a newer one in "+workspace.SDKFile)
 }
 
 func (b *Builder) imagePackages(v *workspace.Variant) []string {
@@ -90,6 +127,7 @@ func (b *Builder) imageRecipe(t *graph.Target, in plan.Inputs) recipe.Build {
 		Sandbox: b.sandbox(), Name: t.Name,
 		Metadata: b.metadata(t.Variant), Release: b.osRelease(t.Variant), Packages: b.imagePackages(t.Variant),
 		RPMs: rpmBlobs(in), EFIArch: efiArches[b.opt.Arch],
+		Filesystem: t.Variant.ImageLayout.RootFilesystem, Compression: t.Variant.ImageLayout.RootCompression,
 		UUID: fmt.Sprintf("%x-%x-%x-%x-%x", uuid[0:4], uuid[4:6], uuid[6:8], uuid[8:10], uuid[10:16]),
 		Salt: hex.EncodeToString(salt[:]),
 	}.Build()
@@ -112,7 +150,7 @@ func (b *Builder) ImagePath(v *workspace.Variant) string {
 
 // diskVersion stands in the stamp of a disk: raise it when a disk is put
 // together in another way from the same parts.
-const diskVersion = "2"
+const diskVersion = "3"
 
 // image puts a variant's disk together from its parts, unless the disk that is
 // there was made from the same.
@@ -233,7 +271,7 @@ func (b *Builder) inventory(r *store.Result) ([]byte, error) {
 // imageFiles are the files that show a variant's image.
 func (b *Builder) imageFiles(v *workspace.Variant) []string {
 	dir := b.ImageDir(v)
-	return append([]string{dir, b.ImagePath(v), filepath.Join(dir, "inventory.json"), filepath.Join(dir, ".stamp"), filepath.Join(filepath.Dir(dir), "latest")}, b.companions(v)...)
+	return append([]string{dir, b.ImagePath(v), filepath.Join(dir, "inventory.json"), filepath.Join(dir, ".stamp"), filepath.Join(filepath.Dir(dir), "latest")}, slices.Concat(b.companions(v), b.migrationFiles(v), b.documentFiles(v))...)
 }
 
 // latest makes the link "latest" beside a folder lead to it.
@@ -270,11 +308,11 @@ func (b *Builder) diskOf(v *workspace.Variant, parts map[string]string) (in imag
 	efi := efiArches[b.opt.Arch]
 	in = image.Inputs{
 		Arch: image.Arch(b.opt.Arch), Layout: v.ImageLayout, Name: b.ws.Config.Name, Version: b.ws.Config.Version,
-		RootType: "erofs", KernelParameters: v.KernelParameters, OnCorruption: image.RestartOnCorruption, Time: time.Unix(b.ws.Config.ReleaseEpoch, 0),
+		RootType: v.ImageLayout.RootFilesystem, KernelParameters: v.KernelParameters, OnCorruption: image.RestartOnCorruption, Time: time.Unix(b.ws.Config.ReleaseEpoch, 0),
 		Sign: signing.signer(),
 	}
 	for name, path := range map[string]*string{
-		"root.erofs": &in.Root, "root.verity": &in.Hash, "boot/vmlinuz": &in.Kernel, "os-release": &in.OSRelease,
+		"root." + in.RootType: &in.Root, "root.verity": &in.Hash, "boot/vmlinuz": &in.Kernel, "os-release": &in.OSRelease,
 		"linux" + efi + ".efi.stub": &in.Stub, "systemd-boot" + efi + ".efi": &in.BootLoader,
 	} {
 		if *path = parts[name]; *path == "" {

@@ -98,7 +98,7 @@ func (b *Builder) plan(ctx context.Context, targets []*graph.Target) ([]*step, e
 }
 
 // needs are the packages of which RPMs are installed for a target, as far as the
-// specs say.
+// specs say, and the one with the migrations of a variant.
 func (b *Builder) needs(t *graph.Target) []*graph.Target {
 	b.needsMu.Lock()
 	list, ok := b.needed[t]
@@ -130,6 +130,21 @@ func (b *Builder) findNeeds(t *graph.Target) []*graph.Target {
 	return list
 }
 
+// keyed are those of needs that a target's key depends on: not what only its
+// migrations need.
+func (b *Builder) keyed(t *graph.Target) []*graph.Target {
+	if b.graph.Migrations(t) == nil {
+		return b.needs(t)
+	}
+	var list []*graph.Target
+	for _, r := range b.graph.Installs(t) {
+		if !slices.Contains(list, r.Target) {
+			list = append(list, r.Target)
+		}
+	}
+	return list
+}
+
 // look finds out what a target is made from, and its key.
 func (b *Builder) look(t *graph.Target) (*step, error) {
 	s := &step{target: t}
@@ -137,7 +152,7 @@ func (b *Builder) look(t *graph.Target) (*step, error) {
 	if s.inputs, err = b.ownInputs(t); err != nil {
 		return nil, err
 	}
-	for _, dep := range b.needs(t) {
+	for _, dep := range b.keyed(t) {
 		if b.result(dep.Name) == nil {
 			s.waits = append(s.waits, dep)
 		}
@@ -188,7 +203,8 @@ func (b *Builder) installs(t *graph.Target) ([]*rpm.Package, error) {
 	}
 	var closure map[string]bool // made when it is first asked for: it can be large
 	direct := map[string]bool{"": true}
-	for _, d := range b.needs(t) {
+	from := b.keyed(t)
+	for _, d := range from {
 		direct[d.Name] = true
 	}
 	allowed := func(source string) bool {
@@ -197,7 +213,7 @@ func (b *Builder) installs(t *graph.Target) ([]*rpm.Package, error) {
 		}
 		if closure == nil {
 			closure = map[string]bool{}
-			for _, d := range b.graph.Closure(t) {
+			for _, d := range b.graph.Closure(from...) {
 				closure[d.Name] = d != t
 			}
 		}
@@ -209,7 +225,8 @@ func (b *Builder) installs(t *graph.Target) ([]*rpm.Package, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", t.Name, err)
 	}
-	return slices.DeleteFunc(list, func(p *rpm.Package) bool { return slices.Contains(extra, p) }), nil
+	list = slices.DeleteFunc(list, func(p *rpm.Package) bool { return slices.Contains(extra, p) })
+	return list, b.withoutMigrations(t, list)
 }
 
 // mediaRPMs is the media type of what dependency resolution needs to know of a
@@ -235,16 +252,25 @@ func describeRPMs(dir string) ([]byte, error) {
 	return json.Marshal(all)
 }
 
+// described reads what describeRPMs wrote.
+func (b *Builder) described(r *store.Result) (map[string]*rpm.Metadata, error) {
+	raw, err := b.results.Attached(r, mediaRPMs)
+	if err != nil {
+		return nil, err
+	}
+	var all map[string]*rpm.Metadata
+	if err := json.Unmarshal(raw, &all); err != nil {
+		return nil, fmt.Errorf("%w: RPMs of %s: %w", store.ErrCorrupt, r.Target, err)
+	}
+	return all, nil
+}
+
 // take notes the result of a target, so that others can be planned.
 func (b *Builder) take(t *graph.Target, r *store.Result) error {
 	if t.Package != nil {
-		raw, err := b.results.Attached(r, mediaRPMs)
+		all, err := b.described(r)
 		if err != nil {
 			return err
-		}
-		var all map[string]*rpm.Metadata
-		if err := json.Unmarshal(raw, &all); err != nil {
-			return fmt.Errorf("%w: RPMs of %s: %w", store.ErrCorrupt, t.Name, err)
 		}
 		files := map[string]store.File{}
 		for _, f := range r.Files {
@@ -457,7 +483,7 @@ func (b *Builder) steps(ctx context.Context, targets []*graph.Target) ([]*step, 
 		// no key is known, so nothing can be found
 		steps := make([]*step, len(targets))
 		for i, t := range targets {
-			steps[i] = &step{target: t, waits: b.needs(t)}
+			steps[i] = &step{target: t, waits: b.keyed(t)}
 		}
 		return steps, nil
 	}

@@ -21,9 +21,16 @@ import (
 // recordPath is where the record of a build or plan of these targets is kept.
 func recordPath(root string, opt Options, names []string) string {
 	parts := append([]string{root, opt.Arch}, names...)
-	if opt.Signing.Enabled() {
-		certificate, _ := os.ReadFile(opt.Signing.SecureBootCert) // the build says what is wrong with it
-		parts = append(parts, "", string(certificate))
+	if _, rootCert := opt.Signing.RootHash(); rootCert != "" {
+		parts = append(parts, "")
+		for _, file := range []string{opt.Signing.SecureBootCert, rootCert} {
+			certificate, _ := os.ReadFile(file) // the build says what is wrong with it
+			parts = append(parts, string(certificate))
+		}
+	}
+	if ref := opt.Signing.ProvenanceKey; ref != "" {
+		key, _ := os.ReadFile(ref) // likewise; one in a token goes by its URI
+		parts = append(parts, "", "provenance", ref, string(key))
 	}
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return filepath.Join(opt.Cache, "plans", hex.EncodeToString(sum[:16]))

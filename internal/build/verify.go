@@ -150,7 +150,12 @@ func (b *Builder) verify(ctx context.Context, t *graph.Target, wanted bool) (*Ve
 	switch {
 	case r == nil:
 	case t.Variant != nil:
-		err = b.verifyImage(ctx, t.Variant, r, v)
+		if err = b.verifyImage(ctx, t.Variant, r, v); err == nil {
+			err = b.verifyMigrations(ctx, t, r, v)
+		}
+		if err == nil {
+			err = b.verifyDocuments(ctx, t, r, v)
+		}
 	default:
 		err = b.verifyRPMs(t, r, wanted, v)
 	}

@@ -46,7 +46,7 @@ func imageBuilder(t *testing.T) (*Builder, *workspace.Variant, *store.Result) {
 	put("root.hash", []byte(in.RootHash.String()))
 	put("inventory.tsv", []byte("acme-a\t0\t1\t1\tx86_64\tMIT\t(none)\t10\tsummary\n"))
 
-	v := &workspace.Variant{Name: "dev", ImageLayout: in.Layout}
+	v := &workspace.Variant{Name: "dev", ImageLayout: in.Layout.WithDefaults()}
 	cache := t.TempDir()
 	results, err := store.Open(filepath.Join(cache, "store"))
 	if err != nil {

@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"crypto"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,18 +20,20 @@ import (
 	"slipway/internal/compare"
 	"slipway/internal/image/format"
 	"slipway/internal/image/inspect"
+	"slipway/internal/provenance"
+	"slipway/internal/sign"
 )
 
-func imageCommand() *cobra.Command {
+func imageCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "image COMMAND",
-		Short: "Look into disk images, check, compare and convert them",
+		Short: "Look into disk images, check, compare, convert and change them",
 		Long: `Image works on the files that slipway build makes, and needs no workspace. Every
 command reads every format that slipway writes: ` + kindNames() + `;
 what a file is, its content tells.`,
 		RunE: group, SuggestionsMinimumDistance: 2, DisableFlagsInUseLine: true,
 	}
-	cmd.AddCommand(imageInspect(), imageVerify(), imageDiff(), imageConvert())
+	cmd.AddCommand(imageInspect(), imageVerify(), imageDiff(), imageConvert(), imageRepack(), imageAddon(g))
 	return cmd
 }
 
@@ -162,25 +165,50 @@ func mebibytes(n int64) string {
 }
 
 func imageVerify() *cobra.Command {
-	return &cobra.Command{
+	var keyRef string
+	cmd := &cobra.Command{
 		Use:   "verify FILE",
-		Short: "Check that a disk image is undamaged and fits together",
+		Short: "Check that a disk image is undamaged, fits together, and is what was built",
 		Long: `Verify reads a whole disk image and checks the checksums of its format, both
 copies of the partition table, the checksums and signatures of all EFI programs,
 that each kernel finds its root by the UUIDs of the partitions, which are the two
 halves of the root hash, and each root block by block against its hash tree and
-that root hash.
+that root hash. The root hash and its signature beside the image, FILE without its
+ending and with -root.hash and -root.hash.p7s, are checked where they are there.
+
+So are the documents beside it: the bills of materials (-sbom.spdx.json and
+-sbom.cdx.json) must list the same packages as inventory.json, and the provenance
+(-provenance.intoto.jsonl, or .json without a signature) must have the digests of the
+image, of the bills of materials and of whatever else it names that is there. With
+--key there must be provenance, signed with that key.
 
 Each finding is one line on standard output; with any, the exit status is 1. That
-the signer of a kernel is one to be trusted is not checked.`,
+the signer of a kernel or root hash is one to be trusted is not checked.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			out := cmd.OutOrStdout()
+			key, err := provenanceKey(keyRef)
+			if err != nil {
+				return err
+			}
 			return withDisk(cmd.Context(), args[0], func(d *format.Disk) error {
 				r, findings, err := inspect.Verify(cmd.Context(), d)
 				if err != nil {
 					return err
 				}
+				var signer string
+				if r != nil {
+					var wrong []inspect.Finding
+					if signer, wrong, err = inspect.VerifyRootHash(args[0], r); err != nil {
+						return err
+					}
+					findings = append(findings, wrong...)
+				}
+				documents, wrong, err := inspect.VerifyDocuments(cmd.Context(), args[0], key)
+				if err != nil {
+					return err
+				}
+				findings = append(findings, wrong...)
 				for _, f := range findings {
 					fmt.Fprintln(out, f)
 				}
@@ -194,11 +222,35 @@ the signer of a kernel is one to be trusted is not checked.`,
 						fmt.Fprintf(out, "slot %s: %s, root hash %s: %s of data\n", s.Name, cmp.Or(s.Version, "no version"), s.RootHash, units.BytesSize(float64(s.Verity.DataSize)))
 					}
 				}
+				if signer != "" {
+					fmt.Fprintf(out, "root hash signed by %s\n", signer)
+				}
+				for _, line := range documents.Lines(key != nil) {
+					fmt.Fprintln(out, line)
+				}
 				fmt.Fprintf(out, "partitions: %d, slots: %d, filled: %d, kernels: %d, all good\n", len(r.Partitions), len(r.Slots), filled, len(r.Kernels))
 				return nil
 			})
 		},
 	}
+	cmd.Flags().StringVar(&keyRef, "key", "", "key with which the provenance must be signed: a PEM file, public or private, or a pkcs11: URI")
+	return cmd
+}
+
+// provenanceKey loads the public half of the key in a flag; nil where it is not
+// given.
+func provenanceKey(ref string) (crypto.PublicKey, error) {
+	if ref == "" {
+		return nil, nil
+	}
+	k, err := sign.Load(ref)
+	if err == nil {
+		_, err = provenance.KeyID(k.Public)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("--key: %w", err)
+	}
+	return k.Public, nil
 }
 
 // imageDifferences is what image diff prints as JSON.
@@ -214,8 +266,8 @@ func imageDiff() *cobra.Command {
 		Use:   "diff A B",
 		Short: "Show in what two disk images differ",
 		Long: `Diff compares the disks in two files, which may have different formats: partition
-table, partitions, files of the EFI system partition, sections of the kernels. It
-also compares the inventory.json beside each, where both have one: packages that
+table, partitions, files of the EFI system partition, sections of the kernels, names
+and sizes of the files of the root. It also compares the inventory.json beside each, where both have one: packages that
 were added, removed or changed, and by how much each changes the size of the
 root, installed and uncompressed, in bytes.
 

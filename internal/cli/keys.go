@@ -13,6 +13,8 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,13 +35,13 @@ var (
 
 // secureBootKeys are the keys of Secure Boot in the order of trust, with which of
 // them signs updates of each.
-var secureBootKeys = []struct {
-	name, signedBy, subject string
-}{
+var secureBootKeys = []secureBootKey{
 	{efivar.PK, efivar.PK, "platform key"},
 	{efivar.KEK, efivar.PK, "key exchange key"},
 	{efivar.DB, efivar.KEK, "boot signing key"},
 }
+
+type secureBootKey struct{ name, signedBy, subject string }
 
 func keysCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -54,19 +56,29 @@ func keysCommand() *cobra.Command {
 func keysInit() *cobra.Command {
 	var bits int
 	var name string
+	var own []string
 	cmd := &cobra.Command{
 		Use:   "init DIR",
 		Short: "Make a platform key, a key exchange key and a signing key",
 		Long: `Init makes the three keys of Secure Boot in a folder: PK, KEK and db, each with a
 certificate (.crt), a signature list (.esl) and a signed update of the firmware's
 variable (.auth). Disk images are signed with db.key; its certificate is db.crt.
-Nothing that is there is overwritten.`,
+Nothing that is there is overwritten.
+
+With --key NAME=KEY a key that exists is taken, such as one in a token, and only
+its certificate, list and update are made:
+
+    slipway keys init keys --key 'db=pkcs11:token=signing;object=db?module-path=…'`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if bits != 2048 && bits != 3072 && bits != 4096 {
 				return fmt.Errorf("--rsa-bits %d: firmware knows RSA keys of 2048, 3072 and 4096 bits", bits)
 			}
-			files, err := makeKeys(cmd.Context(), name, bits)
+			given, err := givenKeys(own)
+			if err != nil {
+				return err
+			}
+			files, err := makeKeys(cmd.Context(), name, bits, given)
 			if err != nil {
 				return err
 			}
@@ -81,6 +93,7 @@ Nothing that is there is overwritten.`,
 	}
 	cmd.Flags().IntVar(&bits, "rsa-bits", 3072, "size of the keys: 2048, 3072 or 4096")
 	cmd.Flags().StringVar(&name, "name", "Slipway", "whose keys they are, for the names in the certificates")
+	cmd.Flags().StringArrayVar(&own, "key", nil, "PK=KEY, KEK=KEY or db=KEY: a key to take instead of a new one, a PEM file or the pkcs11: URI of one in a token; may be repeated")
 	return cmd
 }
 
@@ -91,8 +104,50 @@ type newFile struct {
 	mode os.FileMode
 }
 
-// makeKeys gives the files of new keys.
-func makeKeys(ctx context.Context, name string, bits int) ([]newFile, error) {
+// givenKeys loads the keys of --key by their names.
+func givenKeys(flags []string) (map[string]*sign.Key, error) {
+	given := map[string]*sign.Key{}
+	for _, f := range flags {
+		name, ref, ok := strings.Cut(f, "=")
+		known := slices.ContainsFunc(secureBootKeys, func(k secureBootKey) bool { return k.name == name })
+		switch {
+		case !ok || !known || ref == "":
+			return nil, errors.New("--key: want PK=KEY, KEK=KEY or db=KEY")
+		case given[name] != nil:
+			return nil, fmt.Errorf("--key: %s is there twice", name)
+		}
+		key, err := sign.Load(ref)
+		if err != nil {
+			return nil, err
+		}
+		if key.Signer == nil {
+			return nil, fmt.Errorf("--key: %s is a public key: its certificate must be signed with the private one", ref)
+		}
+		if err := sign.RSAPKCS1SHA256.Fits(key.Public); err != nil {
+			return nil, fmt.Errorf("--key: %s: Secure Boot wants RSA: %w", ref, err)
+		}
+		given[name] = key
+	}
+	return given, nil
+}
+
+// newKey makes a private key, and gives it with its PEM.
+func newKey(bits int) (*sign.Key, []byte, error) {
+	private, err := rsa.GenerateKey(rand.Reader, bits)
+	if err != nil {
+		return nil, nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, nil, err
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	key, err := sign.Parse(text)
+	return key, text, err
+}
+
+// makeKeys gives the files of keys: those that are given by name, and new ones.
+func makeKeys(ctx context.Context, name string, bits int, given map[string]*sign.Key) ([]newFile, error) {
 	type pair struct {
 		signer      sign.Signer
 		certificate *x509.Certificate
@@ -100,25 +155,21 @@ func makeKeys(ctx context.Context, name string, bits int) ([]newFile, error) {
 	var files []newFile
 	pairs := map[string]pair{}
 	for _, k := range secureBootKeys {
-		private, err := rsa.GenerateKey(rand.Reader, bits)
-		if err != nil {
-			return nil, err
-		}
-		der, err := x509.MarshalPKCS8PrivateKey(private)
-		if err != nil {
-			return nil, err
-		}
-		text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-		key, err := sign.Parse(text)
-		if err != nil {
-			return nil, err
+		key := given[k.name]
+		if key == nil {
+			var text []byte
+			var err error
+			if key, text, err = newKey(bits); err != nil {
+				return nil, err
+			}
+			files = append(files, newFile{k.name + ".key", text, 0o600})
 		}
 		certificate, err := selfSigned(ctx, name+" "+k.subject, key)
 		if err != nil {
 			return nil, err
 		}
 		pairs[k.name] = pair{key.Signer, certificate}
-		files = append(files, newFile{k.name + ".key", text, 0o600}, newFile{k.name + ".crt", sign.MarshalCertificate(certificate), 0o644})
+		files = append(files, newFile{k.name + ".crt", sign.MarshalCertificate(certificate), 0o644})
 	}
 	owner := ownerOf(pairs[efivar.PK].certificate)
 	for _, k := range secureBootKeys {

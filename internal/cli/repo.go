@@ -99,7 +99,7 @@ func commit(cmd *cobra.Command, r *tufrepo.Repo, dir string, c *tufrepo.Change, 
 func whole(dir string, err error) error {
 	var missing *tufrepo.MissingError
 	if errors.As(err, &missing) && !errors.Is(err, tufrepo.ErrWaiting) {
-		return fmt.Errorf("nothing is published yet: %w; the change waits in %s: run slipway repo sign where those keys are", err, dir)
+		return fmt.Errorf("nothing is published yet: %w; the change waits in %s: run slipway repo sign where those keys are, or slipway sign prepare for signing elsewhere", err, dir)
 	}
 	return err
 }
@@ -201,8 +201,9 @@ func repoAdd(g *global) *cobra.Command {
 		Long: `Add publishes a release: its images, SBOMs, provenance and migrations, and an
 entry for it in the update manifest. A folder that --image-dir names is searched
 for files that end in -root.img, -hash.img and -uki.efi (each also with .lz4 or
-.zst), .spdx.json, .cdx.json, .intoto.jsonl and -migrations.tar; where it is
-build/images/<arch>-<variant>/<version>, it also tells what release that is.
+.zst), .spdx.json, .cdx.json, .intoto.jsonl or .intoto.json, and -migrations.tar;
+where it is build/images/<arch>-<variant>/<version>, it also tells what release that
+is. Provenance of SLSA v1 must be that of the images.
 
 What is published never changes: a version that is there with other content is
 refused, and with the same content there is nothing to do. Without --plan all
@@ -235,6 +236,9 @@ hosts may update at once.`,
 					fmt.Fprintf(cmd.ErrOrStderr(), "%s %s %s is there already, with the same content\n", rel.Variant, rel.Arch, rel.Version)
 					return nil
 				}
+				for _, step := range c.Kept {
+					fmt.Fprintf(cmd.ErrOrStderr(), "migrations from %s to %s: the repository keeps the programs that it has, not those of this release, which differ\n", step.From, step.To)
+				}
 				return commit(cmd, r, args[0], c, p.AllKeys())
 			})
 		},
@@ -249,8 +253,8 @@ hosts may update at once.`,
 	cmd.Flags().StringVar(&rel.UKI, "uki", "", "unified kernel image")
 	cmd.Flags().StringArrayVar(&rel.SBOM, "sbom", nil, "software bill of materials; may be repeated")
 	cmd.Flags().StringArrayVar(&rel.Provenance, "provenance", nil, "provenance statement; may be repeated")
-	cmd.Flags().StringVar(&rel.Migrations, "migrations", "", "tar archive or folder with migrations.toml and what it names")
-	cmd.Flags().Var(&datastore, "datastore", "format version of the release's data (default: that of the release before)")
+	cmd.Flags().StringVar(&rel.Migrations, "migrations", "", "tar archive or folder with migrations.toml and the programs that it names (default: the archive in --image-dir)")
+	cmd.Flags().Var(&datastore, "datastore", "format version of the release's data (default: DATASTORE_VERSION in the image's os-release, or that of the release before)")
 	cmd.Flags().Var(&limit, "max-version", "highest version that hosts of the variant are offered")
 	return cmd
 }
@@ -469,7 +473,7 @@ no longer name are given with --old-key. Hosts follow by themselves.`,
 		},
 	}
 	f.add(cmd)
-	cmd.Flags().StringArrayVar(&old, "old-key", nil, "key of the root before; may be repeated")
+	cmd.Flags().StringArrayVar(&old, "old-key", nil, "key of the root before, a PEM file or pkcs11: URI; may be repeated")
 	return cmd
 }
 
@@ -509,7 +513,7 @@ When all are there, the change is published.`,
 		},
 	}
 	f.add(cmd)
-	cmd.Flags().StringArrayVar(&files, "key", nil, "private key to sign with; may be repeated")
+	cmd.Flags().StringArrayVar(&files, "key", nil, "private key to sign with: a PEM file, or the pkcs11: URI of one in a token; may be repeated")
 	cmd.Flags().BoolVar(&drop, "drop", false, "forget the change")
 	return cmd
 }

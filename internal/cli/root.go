@@ -102,7 +102,7 @@ them dm-verity-protected, bootable disk images.`,
 	root.PersistentFlags().StringVarP(&g.dir, "directory", "C", ".", "folder in the workspace to work in")
 	root.PersistentFlags().StringVar(&g.arch, "arch", build.HostArch(), "architecture of the targets")
 	root.AddCommand(
-		buildCommand(g), fetchCommand(g), planCommand(g), whyCommand(g), graphCommand(g), affectedCommand(g), checkCommand(g), reportCommand(g), imageCommand(), keysCommand(), repoCommand(g), runCommand(g), shellCommand(g), signCommand(), verifyCommand(g), sdkCommand(g), cacheCommand(g), engineCommand(), docsCommand(),
+		buildCommand(g), fetchCommand(g), planCommand(g), whyCommand(g), graphCommand(g), affectedCommand(g), checkCommand(g), reportCommand(g), imageCommand(g), keysCommand(), repoCommand(g), runCommand(g), shellCommand(g), signCommand(), verifyCommand(g), sdkCommand(g), cacheCommand(g), engineCommand(), docsCommand(),
 	)
 	explainArgs(root)
 	return root
@@ -208,7 +208,7 @@ func (g *global) builder(cmd *cobra.Command, f *buildFlags) (*build.Builder, *pr
 	}
 	display := progress.New(cmd.ErrOrStderr(), progress.Options{Mode: progress.Mode(f.progress), Logs: f.logs})
 	b, err := build.New(ws, build.Options{
-		Arch: g.arch, Jobs: f.jobs, Memory: memory, KeepGoing: f.keepGoing, Locked: f.locked, Cache: cache, Engine: connect, Display: display, Team: ws.TeamCache(user), Signing: user.Signing,
+		Arch: g.arch, Jobs: f.jobs, Memory: memory, KeepGoing: f.keepGoing, Locked: f.locked, Cache: cache, Engine: connect, Display: display, Team: ws.TeamCache(user), Signing: user.Signing, Version: version(),
 	})
 	if err != nil {
 		display.Close()

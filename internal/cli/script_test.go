@@ -31,6 +31,8 @@ import (
 
 	"slipway/internal/engine"
 	"slipway/internal/leftover"
+	"slipway/internal/sign/pkcs11"
+	"slipway/internal/sign/pkcs11/pkcs11test"
 	"slipway/internal/store/registry/registrytest"
 	"slipway/internal/workspace"
 )
@@ -171,7 +173,7 @@ func params(t *testing.T, dir string, shared bool) testscript.Params {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": cmdExits, "serve": cmdServe, "closedport": cmdClosedPort, "digest": cmdDigest, "expand": cmdExpand,
 			"tmpfs": cmdTmpfs, "sdk": cmdSDK, "empty": cmdEmpty,
-			"gone": cmdGone, "disk": cmdDisk, "patch": cmdPatch, "eventually": cmdEventually, "registry": cmdRegistry,
+			"gone": cmdGone, "disk": cmdDisk, "erofsdisk": cmdErofsDisk, "patch": cmdPatch, "eventually": cmdEventually, "registry": cmdRegistry, "token": cmdToken,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "root" {
@@ -214,7 +216,7 @@ func underlay(from, to string) error {
 // environ is what a program of a script gets as its environment.
 func environ(ts *testscript.TestScript) []string {
 	var vars []string
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "SLIPWAY_CACHE", workspace.EnvCacheRef, engine.EnvState, engine.EnvIdle, envUID} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "SLIPWAY_CACHE", workspace.EnvCacheRef, engine.EnvState, engine.EnvIdle, envUID, pkcs11.EnvPIN, pkcs11test.EnvConfig} {
 		if value := ts.Getenv(name); value != "" {
 			vars = append(vars, name+"="+value)
 		}

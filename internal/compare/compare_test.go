@@ -364,6 +364,47 @@ func TestDisk(t *testing.T) {
 	}
 }
 
+// Of the file systems that roots have, names and sizes of the files are compared.
+func TestRoots(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for n, files := range []map[string]string{
+		{"usr/bin/tool": "program", "usr/lib/same": "text", "usr/lib/old": "x"},
+		{"usr/bin/tool": "another program", "usr/lib/same": "text", "usr/lib/new": "x"},
+		{"usr/bin/tool": "PROGRAM", "usr/lib/same": "text", "usr/lib/old": "x"},
+	} {
+		tree := filepath.Join(dir, fmt.Sprint(n))
+		for name, text := range files {
+			writeFile(t, filepath.Join(tree, name), []byte(text))
+		}
+		for _, args := range [][]string{
+			{"mkfs.erofs", "--quiet", "-T1", "-U01234567-89ab-8def-8123-456789abcdef", tree + ".erofs", tree},
+			{"mke2fs", "-q", "-t", "ext4", "-U", "01234567-89ab-8def-8123-456789abcdef", "-d", tree, tree + ".ext4", "4M"},
+		} {
+			if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %v\n%s", args, err, out)
+			}
+		}
+	}
+	for _, kind := range []string{"erofs", "ext4"} {
+		image := func(n string) string { return filepath.Join(dir, n+"."+kind) }
+		want := []string{
+			"0." + kind + ": usr/bin/tool: size: 7 -> 15", "0." + kind + ": usr/lib/old: only in A", "0." + kind + ": usr/lib/new: only in B",
+		}
+		var got []string
+		for _, d := range mustFiles(t, image("0"), image("1")) {
+			got = append(got, d.String())
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s: %s", kind, d)
+		}
+		same := mustFiles(t, image("0"), image("2"))
+		if len(same) < 2 || same[0].String() != "0."+kind+": equal in names and sizes of all files, but not in its bytes" {
+			t.Errorf("%s: %v", kind, same)
+		}
+	}
+}
+
 type countingReader struct {
 	io.ReaderAt
 	n int64

@@ -17,6 +17,8 @@ import (
 type content struct {
 	attrs   []attr
 	members []member
+	// unread says that the members' data are not compared.
+	unread bool
 }
 
 // attr is a property with one value, or a list of them.
@@ -91,7 +93,11 @@ func (c *comparison) blobs(path string, a, b blob, depth int) error {
 			if c.count > before {
 				return nil
 			}
-			c.report(path, "equal in all members, but not in its bytes", "", "")
+			if ca.unread {
+				c.report(path, "equal in names and sizes of all files, but not in its bytes", "", "")
+			} else {
+				c.report(path, "equal in all members, but not in its bytes", "", "")
+			}
 		}
 	}
 	if ka == nil && kb == nil {

@@ -8,6 +8,8 @@ import (
 	"math"
 	"slices"
 
+	"slipway/internal/image/erofs"
+	"slipway/internal/image/ext4"
 	"slipway/internal/image/fat"
 	"slipway/internal/image/format"
 	"slipway/internal/image/gpt"
@@ -125,4 +127,30 @@ func openFAT(_ *comparison, b blob) (content, error) {
 		out.members = append(out.members, member{name: f.Path, data: bytesBlob(f.Data)})
 	}
 	return out, nil
+}
+
+// openEROFS lists the names and sizes of the files of a root file system.
+func openEROFS(_ *comparison, b blob) (content, error) {
+	files, err := erofs.List(b)
+	out := content{unread: true}
+	for _, f := range files {
+		out.members = append(out.members, member{name: f.Path, data: bytesBlob(nil), attrs: []attr{value("size", f.Size)}})
+	}
+	return out, err
+}
+
+// isExt4 looks at more than the two bytes that mark a superblock: its revision and
+// the size of inodes.
+func isExt4(head []byte) bool {
+	return magic(1080, "\x53\xef")(head) && magic(1100, "\x01\x00\x00\x00")(head) && len(head) > 1113 && head[1112] == 0 && head[1113] != 0
+}
+
+// openExt4 does the same for ext4.
+func openExt4(_ *comparison, b blob) (content, error) {
+	files, err := ext4.List(b)
+	out := content{unread: true}
+	for _, f := range files {
+		out.members = append(out.members, member{name: f.Path, data: bytesBlob(nil), attrs: []attr{value("size", f.Size)}})
+	}
+	return out, err
 }

@@ -22,7 +22,7 @@ type kind struct {
 	open func(c *comparison, b blob) (content, error)
 }
 
-const headSize = 1024
+const headSize = 1152
 
 var kinds = []*kind{
 	{"RPM package", magic(0, "\xed\xab\xee\xdb"), openRPM},
@@ -30,6 +30,8 @@ var kinds = []*kind{
 	{"PE image", isPE, openPE},
 	{"GPT disk", magic(512, "EFI PART"), openGPT},
 	{"FAT32 volume", magic(82, "FAT32   "), openFAT},
+	{"EROFS", magic(1024, "\xe2\xe1\xf5\xe0"), openEROFS},
+	{"ext4 file system", isExt4, openExt4},
 	{"ar archive", magic(0, arMagic), openAr},
 	{"cpio archive", magic(0, cpioMagic), openCpio},
 	{"tar archive", magic(257, "ustar"), openTar},

@@ -48,9 +48,9 @@ type Target struct {
 
 	// Depends are the direct dependencies, sorted by name: the SDK; for a package
 	// the packages that provide its BuildRequires; for a variant all packages
-	// that it installs by what the specs declare. That a package's direct
-	// dependencies are built is not enough to build it: they may require others
-	// to be installed. Closure has those too.
+	// that it installs by what the specs declare, and the one that ships its
+	// migrations. That a package's direct dependencies are built is not enough to
+	// build it: they may require others to be installed. Closure has those too.
 	Depends []*Target
 
 	// Unresolved are Requires that nothing in the workspace provides: file names
@@ -99,7 +99,7 @@ type Graph struct {
 // to the target that builds it has no dependency text.
 type edge struct {
 	to   int32
-	tag  string // BuildRequires, Requires or included-packages
+	tag  string // BuildRequires, Requires, included-packages or migrations
 	text string // of the dependency
 	pos  workspace.Position
 }
@@ -262,7 +262,7 @@ func (l *linker) known(name string) bool {
 
 // metadataFacts are the capabilities, with an argument in brackets, by which the
 // metadata package tells the facts of a variant.
-var metadataFacts = []string{"image-feature", "variant", "variant-platform", "variant-runtime", "variant-family", "variant-flavor"}
+var metadataFacts = []string{"image-feature", "variant", "variant-platform", "variant-runtime", "variant-family", "variant-flavor", "data-filesystem"}
 
 // edges links the nodes.
 func (l *linker) edges() {
@@ -279,8 +279,10 @@ func (l *linker) edges() {
 			}
 		case t.Kind == KindVariant:
 			l.included(t)
+			l.migrations(t)
 		}
 	}
+	l.unknownMigrations()
 	for _, r := range l.rpms {
 		l.nodes[r.node] = append(l.nodes[r.node], edge{to: int32(r.Target.index)})
 		for _, dep := range r.spec.AllRequires() {
@@ -320,6 +322,10 @@ func (l *linker) included(t *Target) {
 		key := fmt.Sprintf("included-packages[%d]", i)
 		pos := t.Variant.Position(key)
 		name := l.ws.Prefix() + short
+		if m := l.ws.Migrations; m != nil && short == m.Package {
+			l.find(pos, key, fmt.Sprintf("\"included-packages\" names %q, which ships the migrations", short),
+				"remove it: migrations are never in an image, hosts get them from the update repository")
+		}
 		t.included = append(t.included, name)
 		for _, r := range l.provides[name] {
 			l.nodes[t.index] = append(l.nodes[t.index], edge{int32(r.node), "included-packages", name, pos})
@@ -328,6 +334,44 @@ func (l *linker) included(t *Target) {
 			l.unresolved(pos, "included-packages", name, "")
 		}
 	}
+}
+
+// tagMigrations is the tag of the edge from a variant to the RPM that ships the
+// programs of its migrations. They are built with it, but not installed.
+const tagMigrations = "migrations"
+
+// migrations links a variant to the RPM with the programs of its migrations.
+func (l *linker) migrations(t *Target) {
+	name := l.ws.MigrationsRPM(t.Variant)
+	for _, r := range l.provides[name] {
+		if r.Name == name {
+			l.nodes[t.index] = append(l.nodes[t.index], edge{int32(r.node), tagMigrations, name, l.ws.Migrations.Position("package")})
+		}
+	}
+}
+
+// unknownMigrations reports that no spec makes the RPM with the programs of
+// migrations, also where no variant asks for it.
+func (l *linker) unknownMigrations() {
+	m := l.ws.Migrations
+	if m == nil || m.Package == "" || l.partial {
+		return
+	}
+	name := l.ws.Prefix() + m.Package
+	if !slices.ContainsFunc(l.provides[name], func(r *RPM) bool { return r.Name == name }) {
+		l.unresolved(m.Position("package"), "package", name, "")
+	}
+}
+
+// Migrations is the RPM with the programs of a variant's migrations; nil where it
+// has none.
+func (g *Graph) Migrations(t *Target) *RPM {
+	for _, e := range g.nodes[t.index] {
+		if e.tag == tagMigrations {
+			return g.rpm(e.to)
+		}
+	}
+	return nil
 }
 
 // maxNear bounds the searches for near names, each of which looks at all names:
@@ -358,7 +402,7 @@ func (l *linker) unresolved(pos workspace.Position, tag, name, of string) {
 			near = workspace.Near(name, l.names)
 		}
 	}
-	if tag == "included-packages" {
+	if tag == "included-packages" || tag == "package" {
 		name = strings.TrimPrefix(name, prefix)
 		near = strip(near, prefix)
 	}
@@ -391,6 +435,9 @@ func (l *linker) depends() {
 		seen := map[*Target]bool{l.byName[SDKName]: true}
 		if t.Kind == KindVariant {
 			for _, r := range l.Installs(t) {
+				seen[r.Target] = true
+			}
+			if r := l.Migrations(t); r != nil {
 				seen[r.Target] = true
 			}
 		} else {

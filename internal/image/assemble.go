@@ -243,6 +243,8 @@ func (p Partition) write(ctx context.Context, w io.WriterAt, size int64) error {
 	switch {
 	case p.FAT != nil:
 		return p.FAT.Write(w, size)
+	case p.Ext4 != nil:
+		return p.Ext4.Write(w, size)
 	case p.File != "":
 		f, err := os.Open(p.File)
 		if err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"slipway/internal/image/ext4"
 	"slipway/internal/image/fat"
 	"slipway/internal/image/gpt"
 	"slipway/internal/image/uki"
@@ -100,7 +101,7 @@ func TestAssemble(t *testing.T) {
 	}
 	defer f.Close()
 	st, err := f.Stat()
-	if err != nil || st.Size() != report.Size || report.Size != (1+40+2*9+4+1)*mib {
+	if err != nil || st.Size() != report.Size || report.Size != (1+40+2*9+32+4+1)*mib {
 		t.Errorf("size %d, reported %d (%v)", st.Size(), report.Size, err)
 	}
 	if report.Allocated > 4*mib {
@@ -114,7 +115,7 @@ func TestAssemble(t *testing.T) {
 	for _, e := range table.Entries {
 		labels = append(labels, e.Name)
 	}
-	if d := cmp.Diff([]string{"esp", "root_0.1.0", "hash_0.1.0", "_empty", "_empty", "data"}, labels); d != "" {
+	if d := cmp.Diff([]string{"esp", "root_0.1.0", "hash_0.1.0", "_empty", "_empty", "private", "data"}, labels); d != "" {
 		t.Error(d)
 	}
 	section := func(i int) *io.SectionReader {
@@ -143,6 +144,18 @@ func TestAssemble(t *testing.T) {
 	}
 	if found[".cmdline"] != report.Cmdline || found[".osrel"] != "ID=dinghy\n" || found[".uname"] != "6.1.176" || !strings.HasPrefix(found[".linux"], "MZ") {
 		t.Errorf("%q", found)
+	}
+	private, err := ext4.List(section(5))
+	if err != nil || len(private) != 0 {
+		t.Errorf("private: %v, %v", private, err)
+	}
+	alone := filepath.Join(t.TempDir(), "private")
+	content, err := io.ReadAll(section(5))
+	if err := errors.Join(err, os.WriteFile(alone, content, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := exec.Command("e2fsck", "-fn", alone).CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, text)
 	}
 	if path, err := exec.LookPath("sgdisk"); err == nil {
 		if text, err := exec.Command(path, "-v", out).CombinedOutput(); err != nil || !strings.Contains(string(text), "No problems found") {
@@ -183,7 +196,12 @@ func TestAssembleErrors(t *testing.T) {
 		{"no loader", func(t *testing.T, in *Inputs) { in.BootLoader += "x" }, "boot loader: open"},
 		{"kernel for ESP", func(t *testing.T, in *Inputs) { in.Layout.ESPSizeMiB = 35; truncate(t, in.Kernel, 50*mib) }, "raise image-layout.esp-size-mib to at least 51; the largest in it: EFI/Linux/dinghy-qemu-dev_0.1.0+3.efi 50.0 MiB, loader/loader.conf 0.0 MiB, EFI/BOOT/BOOTX64.EFI 0.0 MiB"},
 		{"small ESP", func(t *testing.T, in *Inputs) { in.Layout.ESPSizeMiB = 33 }, "raise image-layout.esp-size-mib to at least 34"},
-		{"root", func(t *testing.T, in *Inputs) { in.Layout.RootSizeMiB = 1; erofsRoot(t, in) },
+		{"ext4 root", func(t *testing.T, in *Inputs) {
+			in.Layout.RootSizeMiB = 1
+			rootOf(t, in, "mke2fs", "-q", "-t", "ext4", "-d")
+		},
+			"partition root_0.1.0 holds 1 MiB: raise image-layout.root-size-mib to at least 8; the largest in it: usr/lib/large 2.0 MiB, usr/small 0.0 MiB"},
+		{"root", func(t *testing.T, in *Inputs) { in.Layout.RootSizeMiB = 1; rootOf(t, in, "mkfs.erofs", "--quiet") },
 			"partition root_0.1.0 holds 1 MiB: raise image-layout.root-size-mib to at least 3; the largest in it: usr/lib/large 2.0 MiB, usr/small 0.0 MiB"},
 		{"data", func(t *testing.T, in *Inputs) {
 			in.Data = filepath.Join(filepath.Dir(in.Root), "data")
@@ -214,8 +232,9 @@ func TestAssembleErrors(t *testing.T) {
 	}
 }
 
-// erofsRoot makes the root an EROFS file system of some files.
-func erofsRoot(t *testing.T, in *Inputs) {
+// rootOf makes the root a file system of some files, with a program that takes
+// the folder and the file in the order of mke2fs or of mkfs.erofs.
+func rootOf(t *testing.T, in *Inputs, mkfs ...string) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "usr/lib"), 0o755); err != nil {
@@ -223,8 +242,13 @@ func erofsRoot(t *testing.T, in *Inputs) {
 	}
 	truncate(t, filepath.Join(dir, "usr/lib/large"), 2*mib)
 	truncate(t, filepath.Join(dir, "usr/small"), 100)
+	mkfs = append(mkfs, in.Root, dir)
+	if mkfs[0] == "mke2fs" {
+		truncate(t, in.Root, 8*mib)
+		mkfs[len(mkfs)-1], mkfs[len(mkfs)-2] = in.Root, dir
+	}
 	for _, args := range [][]string{
-		{"mkfs.erofs", "--quiet", in.Root, dir},
+		mkfs,
 		{"veritysetup", "format", "--salt=00ff", "--root-hash-file=" + in.Root + ".hash", in.Root, in.Hash},
 	} {
 		if _, err := exec.LookPath(args[0]); err != nil {
@@ -307,7 +331,8 @@ func TestPlanLayout(t *testing.T) {
 		{"esp", gpt.TypeESP.String(), "b21feb88-89fa-8edd-af47-6439a878ec34", 1, 64, false},
 		{"root_1.2.3", gpt.TypeRootARM64.String(), "ee000000-0000-0000-0000-000000000000", 65, 100, true},
 		{"hash_1.2.3", gpt.TypeRootVerityARM64.String(), "00000000-0000-0000-0000-000000000044", 165, 2, true},
-		{"data", gpt.TypeVar.String(), "f6303c12-100c-8827-af99-d9c9f5f7d746", 167, 10, false},
+		{"private", "0fc63daf-8483-4772-8e79-3d69d8477de4", "f2301fa3-0cc4-86f2-855c-b15a23e94cb3", 167, 32, false},
+		{"data", gpt.TypeVar.String(), "f6303c12-100c-8827-af99-d9c9f5f7d746", 199, 10, false},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -321,7 +346,7 @@ func TestPlanErrors(t *testing.T) {
 	layout := Layout{ESPSizeMiB: 64, RootSizeMiB: 1000, HashSizeMiB: 2, DataSizeMiB: 10, Slots: 2, DiskSizeGiB: 1}
 	_, err := NewPlan(X86_64, layout, Contents{Version: "1", RootHash: verity.RootHash{1, 31: 2}})
 	for _, want := range []string{
-		"its partitions need 2080 (raise image-layout.disk-size-gib to at least 3",
+		"its partitions need 2112 (raise image-layout.disk-size-gib to at least 3",
 		`partition "hash_1" has 2 MiB, the hash tree of a root of 1000 MiB takes 7.9 (raise image-layout.hash-size-mib to at least 8)`,
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {

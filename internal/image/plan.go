@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"slipway/internal/image/erofs"
+	"slipway/internal/image/ext4"
 	"slipway/internal/image/fat"
 	"slipway/internal/image/gpt"
 	"slipway/internal/image/layout"
@@ -44,10 +45,11 @@ type Partition struct {
 	SizeMiB    int64
 	Attributes uint64
 	// File is the path of the content, which may be shorter than the
-	// partition; FAT is a file system to be made in the partition. With
-	// neither it stays blank.
+	// partition; FAT and Ext4 are file systems to be made in the partition.
+	// With none of them it stays blank.
 	File string
 	FAT  *fat.Volume
+	Ext4 *ext4.Volume
 	// Setting is the manifest key that gives the size, for error messages.
 	Setting string
 }
@@ -127,6 +129,7 @@ func newPlans(arch Arch, l Layout, c Contents) ([]*Plan, error) {
 		p := &Plan{DiskGUID: deriveGUID(c.RootHash, []string{"disk", "data-disk"}[i]), SizeMiB: d.SizeMiB}
 		for _, a := range d.Areas {
 			part := Partition{Label: a.Label, Type: a.Type, UUID: a.UUID, StartMiB: a.StartMiB, SizeMiB: a.SizeMiB, Attributes: a.Attributes, Setting: a.Key}
+			volume := deriveGUID(c.RootHash, a.Role+" volume")
 			switch a.Content {
 			case layout.ESP:
 				part.FAT = c.ESP
@@ -137,8 +140,9 @@ func newPlans(arch Arch, l Layout, c Contents) ([]*Plan, error) {
 			case layout.Data:
 				part.File = c.Data
 			case layout.EmptyFAT:
-				id := deriveGUID(c.RootHash, a.Role+" volume")
-				part.FAT = &fat.Volume{ID: binary.BigEndian.Uint32(id[:]), Label: "EMPTY", Time: time.Unix(315532800, 0)} // FAT begins in 1980
+				part.FAT = &fat.Volume{ID: binary.BigEndian.Uint32(volume[:]), Label: "EMPTY", Time: emptyTime}
+			case layout.EmptyExt4:
+				part.Ext4 = &ext4.Volume{UUID: volume, Time: emptyTime}
 			}
 			if part.UUID == (gpt.GUID{}) {
 				part.UUID = deriveGUID(c.RootHash, a.Role)
@@ -149,6 +153,9 @@ func newPlans(arch Arch, l Layout, c Contents) ([]*Plan, error) {
 	}
 	return plans, nil
 }
+
+// emptyTime is that of empty file systems: 1980, when FAT begins.
+var emptyTime = time.Unix(315532800, 0)
 
 // PartitionGUIDs returns the two halves of a root hash as the GUIDs of its
 // root and hash partitions.
@@ -240,21 +247,23 @@ func (p Partition) fits() error {
 	return nil
 }
 
-// largestIn lists the largest files of an EROFS file system, with their sizes
-// before compression; nothing of other files, as it only adds to an error.
+// largestIn lists the largest files of an EROFS or ext4 file system, with their
+// sizes before compression; nothing of other files, as it only adds to an error.
 func largestIn(path string) string {
 	f, err := os.Open(path)
 	if err != nil {
 		return ""
 	}
 	defer f.Close()
-	files, err := erofs.List(f)
-	if err != nil {
-		return ""
-	}
 	sizes := map[string]int64{}
-	for _, f := range files {
-		sizes[f.Path] = f.Size
+	if files, err := erofs.List(f); err == nil {
+		for _, f := range files {
+			sizes[f.Path] = f.Size
+		}
+	} else if files, err := ext4.List(f); err == nil {
+		for _, f := range files {
+			sizes[f.Path] = f.Size
+		}
 	}
 	return largest(sizes)
 }

@@ -1,58 +1,32 @@
 package image
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"slipway/internal/image/authenticode"
+	"slipway/internal/image/format"
+	"slipway/internal/image/verity"
 	"slipway/internal/sign"
 )
 
-// Files in the folder of a request.
-const (
-	requestFile        = "request.json"
-	requestCertificate = "certificate.crt"
-	requestSchema      = 1
-)
+// UKIEnding is the ending of the file with the unified kernel image, which lies
+// beside a disk image.
+const UKIEnding = "-uki.efi"
 
-// Request is a disk image that waits for signatures that are made elsewhere: a
-// folder with what is to be signed, into which the signatures are put.
-type Request struct {
-	Schema      int                `json:"schema"`
-	Image       string             `json:"image"` // absolute path of the unsigned disk image
-	Certificate string             `json:"certificate"`
-	Algorithm   string             `json:"algorithm"` // a sign.Scheme
-	Programs    []RequestedProgram `json:"programs"`
-}
+// rootHashItem is what a request calls the root hash.
+const rootHashItem = "root hash"
 
-// RequestedProgram is an EFI program of a Request.
-type RequestedProgram struct {
-	Path      string `json:"path"`      // on the EFI system partition
-	Digest    string `json:"digest"`    // Authenticode hash, SHA-256, hexadecimal
-	Message   string `json:"message"`   // file with the bytes to be signed
-	Signature string `json:"signature"` // file for the raw signature
-}
-
-// MissingSignaturesError says which signatures a request still waits for.
-type MissingSignaturesError struct{ Files []string }
-
-func (e *MissingSignaturesError) Error() string {
-	return "signatures are missing: " + strings.Join(e.Files, ", ")
-}
-
-// NewRequest writes to a folder, which must be new or empty, what is to be signed
-// of the raw disk image at path.
-func NewRequest(dir, path string, certificate *x509.Certificate) (*Request, error) {
-	if err := authenticode.CheckCertificate(certificate); err != nil {
+// NewRequest gives what is to be signed of the raw disk image at path, whose first
+// slot has the root hash: its EFI programs with the key of the one certificate, the
+// root hash with that of the other, which may be the same.
+func NewRequest(path string, hash verity.RootHash, secureBoot, verityCert *x509.Certificate) (*sign.Request, error) {
+	if err := errors.Join(authenticode.CheckCertificate(secureBoot), verity.CheckCertificate(verityCert)); err != nil {
 		return nil, err
 	}
 	programs, err := Programs(path)
@@ -63,125 +37,108 @@ func NewRequest(dir, path string, certificate *x509.Certificate) (*Request, erro
 	if err != nil {
 		return nil, err
 	}
-	r := &Request{Schema: requestSchema, Image: absolute, Certificate: requestCertificate, Algorithm: string(sign.RSAPKCS1SHA256)}
-	files := map[string][]byte{requestCertificate: sign.MarshalCertificate(certificate)}
+	r := &sign.Request{Kind: sign.RequestImage, Subject: absolute}
+	add := func(what string, scheme sign.Scheme, certificate *x509.Certificate, message []byte) error {
+		key, err := sign.MarshalPublic(certificate.PublicKey)
+		r.Wanted = append(r.Wanted, sign.Wanted{
+			What: what, Scheme: scheme, Key: string(key), Certificate: string(sign.MarshalCertificate(certificate)), Bytes: message,
+		})
+		return err
+	}
 	for _, p := range programs {
 		if signers, err := authenticode.Signers(p.Data); err != nil {
 			return nil, fmt.Errorf("/%s: %w", p.Path, err)
 		} else if len(signers) > 0 {
 			return nil, fmt.Errorf("%s: /%s is signed already, by %s: give an image that was built without keys", path, p.Path, signers[0].Subject)
 		}
-		digest, err := authenticode.Digest(p.Data)
-		if err != nil {
-			return nil, fmt.Errorf("/%s: %w", p.Path, err)
-		}
 		message, err := authenticode.ToBeSigned(p.Data)
+		if err == nil {
+			err = add(p.Path, sign.RSAPKCS1SHA256, secureBoot, message)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("/%s: %w", p.Path, err)
 		}
-		name := strings.ReplaceAll(p.Path, "/", "-")
-		files[name+".tbs"] = message
-		r.Programs = append(r.Programs, RequestedProgram{Path: p.Path, Digest: hex.EncodeToString(digest[:]), Message: name + ".tbs", Signature: name + ".sig"})
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	if there, err := os.ReadDir(dir); err != nil {
-		return nil, err
-	} else if len(there) > 0 {
-		return nil, fmt.Errorf("%s is not empty: it has %s: name a new folder", dir, there[0].Name())
-	}
-	for name, data := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
-			return nil, err
-		}
-	}
-	text, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return nil, err
-	}
-	// last: with it, the request is whole
-	return r, os.WriteFile(filepath.Join(dir, requestFile), append(text, '\n'), 0o644)
+	return r, add(rootHashItem, verity.SignedScheme, verityCert, hash.SignedText())
 }
 
-// ReadRequest reads the folder of a request.
-func ReadRequest(dir string) (*Request, error) {
-	path := filepath.Join(dir, requestFile)
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("%w: slipway sign prepare makes it", err)
+// ApplyRequest writes to out the disk image of a request with the signatures that the
+// request has; it is the disk that Assemble makes with the same key. Beside it come
+// the signed kernel, the root hash and its signature: the files that end in
+// -uki.efi, -root.hash and -root.hash.p7s, which it gives. image is the unsigned
+// image; "" is where it was. Signatures that are missing make a
+// *sign.MissingError.
+func ApplyRequest(ctx context.Context, r *sign.Request, image, out string) (beside []string, err error) {
+	if r.Kind != sign.RequestImage {
+		return nil, fmt.Errorf("the request is for a %s: want an image", r.Kind)
 	}
-	r := &Request{}
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	if err := d.Decode(r); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if r.Schema != requestSchema {
-		return nil, fmt.Errorf("%s: schema %d: this program knows %d", path, r.Schema, requestSchema)
-	}
-	if r.Algorithm != string(sign.RSAPKCS1SHA256) {
-		return nil, fmt.Errorf("%s: algorithm %q: want %q", path, r.Algorithm, sign.RSAPKCS1SHA256)
-	}
-	for _, name := range append([]string{r.Certificate}, r.files()...) {
-		if !filepath.IsLocal(name) || strings.ContainsRune(name, filepath.Separator) {
-			return nil, fmt.Errorf("%s: %q is not the name of a file in the folder", path, name)
-		}
-	}
-	return r, nil
-}
-
-func (r *Request) files() (names []string) {
-	for _, p := range r.Programs {
-		names = append(names, p.Message, p.Signature)
-	}
-	return names
-}
-
-// Apply writes to out the request's disk image with the signatures that are in the
-// folder; it is the disk that Assemble makes with the same key. image is the
-// unsigned image; "" is where it was. Signatures that are missing make a
-// *MissingSignaturesError; a wrong one wraps sign.ErrSignature.
-func (r *Request) Apply(ctx context.Context, dir, image, out string) error {
-	certificate, err := sign.LoadCertificate(filepath.Join(dir, r.Certificate))
-	if err != nil {
-		return err
+	if err := r.Complete(); err != nil {
+		return nil, err
 	}
 	if image == "" {
-		image = r.Image
+		image = r.Subject
 	}
-	programs, signatures := map[string]RequestedProgram{}, map[string][]byte{}
-	missing := &MissingSignaturesError{}
-	for _, p := range r.Programs {
-		signature, err := os.ReadFile(filepath.Join(dir, p.Signature))
-		if errors.Is(err, fs.ErrNotExist) {
-			missing.Files = append(missing.Files, p.Signature)
-			continue
+	wanted, certificates := map[string]sign.Wanted{}, map[string]*x509.Certificate{}
+	for _, w := range r.Wanted {
+		wanted[w.What] = w
+		if certificates[w.What], err = sign.ParseCertificate([]byte(w.Certificate)); err != nil {
+			return nil, fmt.Errorf("certificate for %s: %w", w.What, err)
 		}
-		if err != nil {
-			return err
-		}
-		programs[p.Path], signatures[p.Path] = p, signature
 	}
-	if len(missing.Files) > 0 {
-		return missing
+	w, ok := wanted[rootHashItem]
+	if !ok {
+		return nil, errors.New("the request has no root hash: prepare the image anew")
 	}
-	return Resign(ctx, image, out, func(_ context.Context, path string, program []byte) ([]byte, error) {
-		p, ok := programs[path]
+	// the kernel's command line holds it, so it is that of the image if the kernel is
+	hash, err := verity.ParseRootHash(string(w.Bytes))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", w.Message, err)
+	}
+	signature, err := hash.Attach(certificates[rootHashItem], w.Value)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", w.Signature, err)
+	}
+	var kernel []byte
+	err = Resign(ctx, image, out, func(_ context.Context, path string, program []byte) ([]byte, error) {
+		w, ok := wanted[path]
 		if !ok {
 			return nil, errors.New("the request does not know it: prepare the image anew")
 		}
-		digest, err := authenticode.Digest(program)
+		message, err := authenticode.ToBeSigned(program)
 		if err != nil {
 			return nil, err
 		}
-		if hex.EncodeToString(digest[:]) != p.Digest {
-			return nil, fmt.Errorf("its digest is %x, the request is for %s: the image is another one; prepare it anew", digest, p.Digest)
+		if string(message) != string(w.Bytes) {
+			return nil, errors.New("its digest is not that of the request: the image is another one; prepare it anew")
 		}
-		signed, err := authenticode.Attach(program, certificate, signatures[path])
+		signed, err := authenticode.Attach(program, certificates[path], w.Value)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", p.Signature, err)
+			return nil, fmt.Errorf("%s: %w", w.Signature, err)
+		}
+		if strings.HasPrefix(path, dirLinux) {
+			kernel = signed
 		}
 		return signed, nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	stem := strings.TrimSuffix(out, format.Raw.Extension())
+	for _, f := range []struct {
+		ending string
+		data   []byte
+	}{{UKIEnding, kernel}, {verity.HashEnding, hash.SignedText()}, {verity.SignatureEnding, signature}} {
+		if f.data == nil { // a disk without a kernel
+			continue
+		}
+		err := create(stem+f.ending, int64(len(f.data)), func(to *os.File) error {
+			_, err := to.Write(f.data)
+			return err
+		})
+		if err != nil {
+			return beside, err
+		}
+		beside = append(beside, stem+f.ending)
+	}
+	return beside, nil
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 
 	"slipway/internal/image/authenticode"
@@ -19,8 +18,9 @@ import (
 // Folders of the EFI system partition with programs that firmware or boot loader
 // start.
 const (
-	dirBoot  = "EFI/BOOT/"
-	dirLinux = "EFI/Linux/"
+	dirBoot   = "EFI/BOOT/"
+	dirLinux  = "EFI/Linux/"
+	dirAddons = "loader/addons/"
 )
 
 // SignEFI makes the signed form of an EFI program, which is the file of a path on
@@ -52,7 +52,7 @@ func (s SignEFI) volume(ctx context.Context, esp *fat.Volume) error {
 }
 
 func isProgram(path string) bool {
-	return (strings.HasPrefix(path, dirBoot) || strings.HasPrefix(path, dirLinux)) && strings.HasSuffix(strings.ToLower(path), ".efi")
+	return (strings.HasPrefix(path, dirBoot) || strings.HasPrefix(path, dirLinux) || strings.HasPrefix(path, dirAddons)) && strings.HasSuffix(strings.ToLower(path), ".efi")
 }
 
 // Programs gives the EFI programs of the disk image at path, raw, that Secure Boot
@@ -77,19 +77,6 @@ func Programs(path string) ([]fat.File, error) {
 		return nil, fmt.Errorf("%s: no EFI program in /%s or /%s", path, dirBoot, dirLinux)
 	}
 	return out, nil
-}
-
-// UnifiedKernel gives the unified kernel image on the disk image at path, raw.
-func UnifiedKernel(path string) ([]byte, error) {
-	programs, err := Programs(path)
-	if err != nil {
-		return nil, err
-	}
-	programs = slices.DeleteFunc(programs, func(f fat.File) bool { return !strings.HasPrefix(f.Path, dirLinux) })
-	if len(programs) != 1 {
-		return nil, fmt.Errorf("%s: %d unified kernel images in /%s, want 1", path, len(programs), dirLinux)
-	}
-	return programs[0].Data, nil
 }
 
 // openESP finds the EFI system partition of a disk.

@@ -114,61 +114,65 @@ func TestSigned(t *testing.T) {
 	}
 
 	request := filepath.Join(dir, "request")
-	r, err := NewRequest(request, unsigned, key.certificate)
+	r, err := NewRequest(unsigned, in.RootHash, key.certificate, key.certificate)
 	if err != nil {
 		t.Fatal(err)
 	}
-	read, err := ReadRequest(request)
-	if err != nil {
+	if err := r.Write(request); err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(r, read); d != "" {
+	read := func() *sign.Request {
+		t.Helper()
+		read, err := sign.ReadRequest(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return read
+	}
+	if d := cmp.Diff(r, read()); d != "" {
 		t.Error(d)
 	}
-	out := filepath.Join(dir, "applied")
-	var missing *MissingSignaturesError
-	if err := r.Apply(t.Context(), request, "", out); !errors.As(err, &missing) || len(missing.Files) != 2 {
+	out := filepath.Join(dir, "applied.img")
+	var missing *sign.MissingError
+	if _, err := ApplyRequest(t.Context(), r, "", out); !errors.As(err, &missing) || len(missing.Files) != 3 {
 		t.Errorf("without signatures: %v", err)
 	}
-	put := func(key signingKey) {
-		for _, p := range r.Programs {
-			signature, err := sign.Message(t.Context(), key.Signer, sign.RSAPKCS1SHA256, bytesOf(t, filepath.Join(request, p.Message)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(request, p.Signature), signature, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
+	if _, err := r.Sign(t.Context(), request, signingKeys()[1].Key); err == nil || !strings.Contains(err.Error(), "no signature is wanted of the key") {
+		t.Errorf("another key: %v", err)
 	}
-	put(signingKeys()[1])
-	if err := r.Apply(t.Context(), request, "", out); !errors.Is(err, sign.ErrSignature) {
-		t.Errorf("signatures of another key: %v", err)
+	if n, err := r.Sign(t.Context(), request, key.Key); n != 3 || err != nil {
+		t.Errorf("%d signatures: %v", n, err)
 	}
-	put(key)
 	other := signable(t)
 	other.KernelParameters = append(other.KernelParameters, "quiet")
-	if err := r.Apply(t.Context(), request, assemble(t, other), out); err == nil || !strings.Contains(err.Error(), "the image is another one") {
+	if _, err := ApplyRequest(t.Context(), read(), assemble(t, other), out); err == nil || !strings.Contains(err.Error(), "the image is another one") {
 		t.Errorf("another image: %v", err)
 	}
 	if _, err := os.Stat(out); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a disk without right signatures: %v", err)
 	}
-	if err := r.Apply(t.Context(), request, "", out); err != nil {
+	beside, err := ApplyRequest(t.Context(), read(), "", out)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(bytesOf(t, out), bytesOf(t, direct)) {
 		t.Error("signed elsewhere, the disk is another one")
 	}
-
-	if kernel, err := UnifiedKernel(out); err != nil || !bytes.Equal(kernel, programs[1].Data) {
-		t.Errorf("the kernel is another one (%v)", err)
+	stem := strings.TrimSuffix(out, ".img")
+	if d := cmp.Diff([]string{stem + "-uki.efi", stem + "-root.hash", stem + "-root.hash.p7s"}, beside); d != "" {
+		t.Fatal(d)
+	}
+	if !bytes.Equal(bytesOf(t, beside[0]), programs[1].Data) {
+		t.Error("the kernel beside the disk is another one")
+	}
+	if got := string(bytesOf(t, beside[1])); got != in.RootHash.String() {
+		t.Errorf("root hash %s", got)
+	}
+	if by, err := in.RootHash.VerifySignature(bytesOf(t, beside[2])); err != nil || !by.Equal(key.certificate) {
+		t.Errorf("root hash signed by %v: %v", by, err)
 	}
 
-	if _, err := NewRequest(request, unsigned, key.certificate); err == nil || !strings.Contains(err.Error(), "is not empty") {
-		t.Error(err)
-	}
-	if _, err := NewRequest(t.TempDir(), direct, key.certificate); err == nil || !strings.Contains(err.Error(), "is signed already, by CN=db") {
+	if _, err := NewRequest(direct, in.RootHash, key.certificate, key.certificate); err == nil || !strings.Contains(err.Error(), "is signed already, by CN=db") {
 		t.Error(err)
 	}
 }
@@ -179,24 +183,6 @@ func TestSignErrors(t *testing.T) {
 	in.Sign = func(context.Context, string, []byte) ([]byte, error) { return nil, errors.New("no token") }
 	if _, err := Assemble(t.Context(), in, filepath.Join(t.TempDir(), "disk")); err == nil || err.Error() != "sign /EFI/BOOT/BOOTX64.EFI: no token" {
 		t.Error(err)
-	}
-	for name, c := range map[string]struct{ text, want string }{
-		"missing":   {"", "slipway sign prepare makes it"},
-		"JSON":      {"{", "unexpected EOF"},
-		"unknown":   {`{"schema": 1, "imgae": ""}`, `unknown field "imgae"`},
-		"schema":    {`{"schema": 2}`, "schema 2: this program knows 1"},
-		"algorithm": {`{"schema": 1, "algorithm": "ed25519"}`, `want "rsa-pkcs1v15-sha256"`},
-		"outside":   {`{"schema": 1, "algorithm": "rsa-pkcs1v15-sha256", "certificate": "../c"}`, `"../c" is not the name of a file`},
-	} {
-		dir := t.TempDir()
-		if c.text != "" {
-			if err := os.WriteFile(filepath.Join(dir, requestFile), []byte(c.text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if _, err := ReadRequest(dir); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %v, want %s", name, err, c.want)
-		}
 	}
 	blank := filepath.Join(t.TempDir(), "blank")
 	truncate(t, blank, mib)

@@ -118,6 +118,10 @@ func (m *mapping) file(file string) {
 		}
 	case "sources":
 		m.source(rest, file)
+	case path.Dir(workspace.MigrationsFile):
+		if rest == "" || rest == path.Base(workspace.MigrationsFile) {
+			m.all("variants/", file)
+		}
 	}
 }
 
@@ -245,7 +249,7 @@ func Since(ctx context.Context, root, rev string) (*Range, error) {
 func (r *Range) Manifests() bool {
 	return slices.ContainsFunc(r.Files, func(f string) bool {
 		first, _, _ := strings.Cut(f, "/")
-		return slices.Contains([]string{workspace.RootFile, path.Dir(workspace.SDKFile), "packages", "variants"}, first)
+		return slices.Contains([]string{workspace.RootFile, path.Dir(workspace.SDKFile), "packages", "variants", path.Dir(workspace.MigrationsFile)}, first)
 	})
 }
 
@@ -315,10 +319,10 @@ func (r *Range) Workspace(ctx context.Context, now *workspace.Workspace, dir str
 }
 
 // restore writes files of the revision into dir: the manifests of the workspace,
-// its variants and its SDK, the folders of the packages that changed, and of
+// its variants, its SDK and its migrations, the folders of the packages that changed, and of
 // sources/ the folders alone.
 func (r *Range) restore(ctx context.Context, dir string, changed map[string]bool) error {
-	tree, err := r.git(ctx, "ls-tree", "-r", "-z", r.Commit, "--", workspace.RootFile, workspace.SDKFile, "packages", "variants", "sources")
+	tree, err := r.git(ctx, "ls-tree", "-r", "-z", r.Commit, "--", workspace.RootFile, workspace.SDKFile, workspace.MigrationsFile, "packages", "variants", "sources")
 	if err != nil {
 		return err
 	}

@@ -144,6 +144,51 @@ func TestFindAffected(t *testing.T) {
 	}
 }
 
+// The migrations are made beside the images of the variants.
+func TestFindAffectedMigrations(t *testing.T) {
+	t.Parallel()
+	with := func(change ...string) map[string]string {
+		files := system()
+		files["migrations/migrations.toml"] = "package = \"dash\"\n[[migration]]\nfrom = \"1.0.0\"\nto = \"1.1.0\"\nfiles = [\"x\"]\n"
+		files["variants/b/variant.toml"] += "[image-layout]\nslots = 1\n"
+		for i := 0; i < len(change); i += 2 {
+			files[change[i]] = change[i+1]
+		}
+		return files
+	}
+	plain := with()
+	delete(plain, "migrations/migrations.toml")
+	for name, c := range map[string]struct {
+		now, then map[string]string
+		file      string
+		want      string
+	}{
+		"a program": {with(), with(), "packages/dash/x.c", "packages/dash packages/app variants/a"},
+		"the list":  {with(), with(), "migrations/migrations.toml", "variants/a variants/b"},
+		"elsewhere": {with(), with(), "migrations/README", ""},
+		"added":     {with(), plain, "migrations/migrations.toml", "variants/a variants/b"},
+		"removed":   {plain, with(), "migrations/migrations.toml", "variants/a variants/b"},
+	} {
+		list, removed := FindAffected(side(t, c.now), side(t, c.then), []string{c.file})
+		var got []string
+		for _, a := range list {
+			got = append(got, a.Name)
+		}
+		if strings.Join(got, " ") != c.want || len(removed) > 0 {
+			t.Errorf("%s: %v affected, want %s; %v removed", name, got, c.want, removed)
+		}
+		if manifests := (&Range{Files: []string{c.file}}).Manifests(); !manifests {
+			t.Errorf("%s: no manifests", name)
+		}
+	}
+	// by the migrations alone
+	now := with("packages/app/app.spec", spec("app", "BuildRequires: v-mid"))
+	list, _ := FindAffected(side(t, now), side(t, now), []string{"packages/dash/x.c"})
+	if len(list) != 2 || list[1].Name != "variants/a" || list[1].Needs != "packages/dash" {
+		t.Errorf("%+v", list)
+	}
+}
+
 func TestFindAffectedReasons(t *testing.T) {
 	t.Parallel()
 	then := side(t, system())

@@ -30,7 +30,7 @@ const generation = "1"
 // itself decides what it makes.
 var (
 	PackageVersion = version(sysrootScript, rpmbuildScript)
-	ImageVersion   = version(imageScript)
+	ImageVersion   = version(imageScript, filesystemScript)
 )
 
 func version(scripts ...string) string {
@@ -60,6 +60,9 @@ var rpmbuildScript string
 
 //go:embed scripts/image.sh
 var imageScript string
+
+//go:embed scripts/filesystem.sh
+var filesystemScript string
 
 // measureScript and jobsScript come before other scripts. They decide nothing of
 // what is made and stay out of the versions.
@@ -109,8 +112,11 @@ type Image struct {
 	Packages []string // names of RPMs to install, metadata included
 	RPMs     []Blob   // what the solver may choose from
 	EFIArch  string   // "x64", "aa64"
-	UUID     string   // of the root file system and its verity data
-	Salt     string   // of the verity tree, 64 hex digits
+	// Filesystem of the root is "erofs" or "ext4", and Compression of an erofs
+	// "lz4hc" or "zstd".
+	Filesystem, Compression string
+	UUID                    string // of the root file system and its verity data
+	Salt                    string // of the verity tree, 64 hex digits
 }
 
 // Build is a recipe ready for an engine.
@@ -164,17 +170,19 @@ func (p Package) sysroot() llb.State {
 	return run.AddMount("/sysroot", llb.Scratch())
 }
 
-// Build gives the LLB whose state holds root.erofs, root.verity, root.hash,
+// Build gives the LLB whose state holds root.<Filesystem>, root.verity, root.hash,
 // boot/vmlinuz, boot/release, os-release, inventory.tsv and the EFI binaries.
 func (i Image) Build() Build {
 	metadata := llb.Scratch().File(
 		llb.Mkfile("/metadata.spec", 0o644, []byte(i.Metadata)).
 			Mkfile("/os-release", 0o644, []byte(i.Release)),
 		llb.WithCustomName("[internal] facts of "+i.Name))
-	run := i.run(i.Name+": image", measureScript+imageScript, i.Packages, append(blobMounts("/slipway/rpms", i.RPMs),
+	run := i.run(i.Name+": image", measureScript+imageScript+filesystemScript, i.Packages, append(blobMounts("/slipway/rpms", i.RPMs),
 		llb.AddMount("/slipway/metadata", metadata, llb.Readonly),
 		llb.AddEnv("HOME", "/tmp"),
 		llb.AddEnv("SLIPWAY_EFI_ARCH", i.EFIArch),
+		llb.AddEnv("SLIPWAY_FILESYSTEM", i.Filesystem),
+		llb.AddEnv("SLIPWAY_COMPRESSION", i.Compression),
 		llb.AddEnv("SLIPWAY_UUID", i.UUID),
 		llb.AddEnv("SLIPWAY_SALT", i.Salt),
 	))

@@ -51,6 +51,16 @@ type LockedPackage struct {
 	Path    string `toml:"path"`   // below the root of a mirror, "pool/main/…"
 }
 
+// Package is the package of that name, or nil.
+func (l *Lock) Package(name string) *LockedPackage {
+	for i := range l.Packages {
+		if l.Packages[i].Name == name {
+			return &l.Packages[i]
+		}
+	}
+	return nil
+}
+
 // Change is a pin that moved. Old is empty for a new one, New for one that went.
 type Change struct{ Name, Old, New string }
 

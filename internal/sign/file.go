@@ -13,20 +13,59 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+
+	"slipway/internal/sign/pkcs11"
 )
+
+// Ref makes a reference to a key that a file in dir names usable elsewhere: paths
+// become absolute, URIs of PKCS #11 stay as they are, as does "".
+func Ref(dir, ref string) string {
+	if ref == "" || pkcs11.IsURI(ref) || filepath.IsAbs(ref) {
+		return ref
+	}
+	return filepath.Join(dir, ref)
+}
 
 // Key is a key by its public half. Signer is nil where the private half is not
 // at hand, and signatures must come from elsewhere.
 type Key struct {
-	Ref    string // where it was loaded from, for messages
+	Ref    string // where it was loaded from: a path or a URI, for messages
 	Public crypto.PublicKey
 	Signer Signer
 }
 
-// Load reads a key from a PEM file: a private key as PKCS #8 (RFC 5958), PKCS #1
-// (RFC 8017, "RSA PRIVATE KEY") or SEC 1 (RFC 5915, "EC PRIVATE KEY"), or a
-// public key as SubjectPublicKeyInfo (RFC 5280, "PUBLIC KEY").
-func Load(path string) (*Key, error) {
+// Ready tells whether the key can sign, as far as that is known without doing it:
+// the token of a key in one must take its PIN.
+func (k *Key) Ready(ctx context.Context) error {
+	if k.Signer == nil {
+		return fmt.Errorf("%s is a public key: name the private one", k.Ref)
+	}
+	if token, ok := k.Signer.(*pkcs11.Key); ok {
+		if err := token.Ready(ctx); err != nil {
+			return fmt.Errorf("key %s: %w", k.Ref, err)
+		}
+	}
+	return nil
+}
+
+// Load opens the key that a reference names. A URI of PKCS #11 (RFC 7512; see
+// pkcs11.ParseURI) names a private key in a token. Anything else is the path of a
+// PEM file: a private key as PKCS #8 (RFC 5958), PKCS #1 (RFC 8017, "RSA PRIVATE
+// KEY") or SEC 1 (RFC 5915, "EC PRIVATE KEY"), or a public key as
+// SubjectPublicKeyInfo (RFC 5280, "PUBLIC KEY").
+func Load(ref string) (*Key, error) {
+	if pkcs11.IsURI(ref) {
+		key, err := pkcs11.Open(context.Background(), ref)
+		if err != nil {
+			return nil, fmt.Errorf("key %s: %w", pkcs11.Show(ref), err)
+		}
+		return &Key{Ref: ref, Public: key.Public(), Signer: key}, nil
+	}
+	return loadFile(ref)
+}
+
+func loadFile(path string) (*Key, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("key: %w", err)
@@ -39,7 +78,7 @@ func Load(path string) (*Key, error) {
 	return key, nil
 }
 
-// Parse reads a key from PEM text; see Load.
+// Parse reads a key from PEM text, such as the files of Load hold.
 func Parse(data []byte) (*Key, error) {
 	var block *pem.Block
 	for {

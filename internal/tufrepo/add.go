@@ -1,7 +1,6 @@
 package tufrepo
 
 import (
-	"archive/tar"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -19,7 +18,6 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"slipway/internal/update"
-	"slipway/internal/workspace"
 )
 
 // Release is what Add takes into a repository. Files are given by their paths;
@@ -30,15 +28,16 @@ type Release struct {
 	// MaxVersion is set for all releases of the variant and architecture; nil
 	// keeps what they have.
 	MaxVersion *update.Version
-	// Datastore is the format version of the release's data; nil is that of the
-	// newest older release, or the version of the release where there is none.
+	// Datastore is the format version of the release's data; nil is what
+	// DATASTORE_VERSION in the os-release of the UKI says, else that of the newest
+	// older release, or the version of the release where there is none.
 	Datastore *update.Version
 	Waves     update.Waves
 
 	Root, Hash, UKI  string
 	SBOM, Provenance []string
-	// Migrations is a tar archive or a folder with a file migrations.toml and
-	// the programs that it names; "" is none.
+	// Migrations is a tar archive or a folder with a migrations.toml (see
+	// workspace.Migrations) and the programs that it names; "" is none.
 	Migrations string
 }
 
@@ -51,7 +50,7 @@ var (
 
 // FromDir fills in the files of a release that a folder holds and that are not
 // set yet: <any>-root.img, <any>-hash.img and <any>-uki.efi, each also
-// compressed; <any>.spdx.json and <any>.cdx.json; <any>.intoto.jsonl and
+// compressed; <any>.spdx.json and <any>.cdx.json; <any>.intoto.jsonl or .json and
 // <any>-migrations.tar.
 func (rel *Release) FromDir(dir string) error {
 	entries, err := os.ReadDir(dir)
@@ -129,6 +128,9 @@ func (r *Repo) Add(ctx context.Context, p *Policies, rel Release) (*Change, erro
 		i.image.Target = prefix + i.kind + filepath.Ext(rest) + ending
 		inputs = append(inputs, input{i.path, i.image.File})
 	}
+	if err := checkProvenance(rel.Provenance, u.Images); err != nil {
+		return nil, err
+	}
 	for _, d := range []struct {
 		kind  string
 		paths []string
@@ -147,11 +149,15 @@ func (r *Repo) Add(ctx context.Context, p *Policies, rel Release) (*Change, erro
 			inputs, *d.files = append(inputs, in), append(*d.files, in.file)
 		}
 	}
+	if err := rel.readDatastore(); err != nil {
+		return nil, err
+	}
 	migrations, programs, done, err := readMigrations(ctx, rel.Migrations)
 	defer done()
 	if err != nil {
 		return nil, err
 	}
+	programs, kept := keepPublished(r.current.manifest, migrations, programs)
 	inputs = append(inputs, programs...)
 
 	next := &update.Manifest{Schema: update.Schema, Updates: slices.Clone(r.current.manifest.Updates), Migrations: slices.Clone(r.current.manifest.Migrations)}
@@ -182,7 +188,11 @@ func (r *Repo) Add(ctx context.Context, p *Policies, rel Release) (*Change, erro
 			return nil, err
 		}
 	}
-	return r.publishManifest(ctx, p, next, targets)
+	c, err := r.publishManifest(ctx, p, next, targets)
+	if c != nil {
+		c.Kept = kept
+	}
+	return c, err
 }
 
 func (in input) entry() *metadata.TargetFiles {
@@ -238,7 +248,8 @@ func merge(m *update.Manifest, u *update.Update, rel Release, migrations []updat
 		case i < 0:
 			m.Migrations = append(m.Migrations, step)
 		case !slices.Equal(m.Migrations[i].Files, step.Files):
-			return fmt.Errorf("the repository has other migrations from %s to %s: what is published never changes", step.From, step.To)
+			return fmt.Errorf("the repository has other migrations from %s to %s, %s: what is published never changes; give the new ones a step of their own",
+				step.From, step.To, targetNames(m.Migrations[i].Files))
 		}
 	}
 	return nil
@@ -284,104 +295,4 @@ func (r *Repo) copyTarget(ctx context.Context, in input) error {
 		}
 		return nil
 	})
-}
-
-// migrationsFile names the steps of a folder or archive of migrations.
-const migrationsFile = "migrations.toml"
-
-type migrationsTable struct {
-	Migrations []struct {
-		From  string   `toml:"from" required:"true" check:"version" doc:"Datastore version that the step begins at."`
-		To    string   `toml:"to" required:"true" check:"version" doc:"Datastore version that the step leads to."`
-		Files []string `toml:"files" check:"filename" doc:"Programs to run, in order; none where only the version changes."`
-	} `toml:"migration" doc:"The steps."`
-}
-
-// readMigrations reads a folder or tar archive of migrations. The files are
-// there until done is called, which is never nil.
-func readMigrations(ctx context.Context, path string) (steps []update.Migration, programs []input, done func(), err error) {
-	done = func() {}
-	if path == "" {
-		return nil, nil, done, nil
-	}
-	dir := path
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, nil, done, fmt.Errorf("migrations: %w", err)
-	}
-	if !info.IsDir() {
-		if dir, err = os.MkdirTemp("", "slipway-migrations-"); err != nil {
-			return nil, nil, done, err
-		}
-		done = func() { os.RemoveAll(dir) }
-		if err := untar(ctx, path, dir); err != nil {
-			return nil, nil, done, fmt.Errorf("migrations %s: %w", path, err)
-		}
-	}
-	data, err := os.ReadFile(filepath.Join(dir, migrationsFile))
-	if err != nil {
-		return nil, nil, done, fmt.Errorf("migrations %s: no %s: %w", path, migrationsFile, err)
-	}
-	var table migrationsTable
-	at, findings := workspace.Decode(filepath.Join(path, migrationsFile), data, &table)
-	for i, m := range table.Migrations {
-		step := update.Migration{Files: []update.File{}}
-		var errFrom, errTo error
-		step.From, errFrom = update.ParseVersion(m.From)
-		step.To, errTo = update.ParseVersion(m.To)
-		key := fmt.Sprintf("migration[%d]", i)
-		switch {
-		case errFrom != nil || errTo != nil: // a finding already, but for numbers without end
-			if m.From != "" && m.To != "" {
-				findings = append(findings, workspace.NewError(at(key), key, errors.Join(errFrom, errTo).Error(), ""))
-			}
-		case step.From.Compare(step.To) >= 0:
-			findings = append(findings, workspace.NewError(at(key+".to"), key+".to", fmt.Sprintf("%q is %s, which is not after %s", key+".to", step.To, step.From), "name each step by the way up; it is run backward when a host goes back"))
-		}
-		for j, name := range m.Files {
-			in, err := describe(ctx, filepath.Join(dir, name), name)
-			if err != nil {
-				fileKey := fmt.Sprintf("%s.files[%d]", key, j)
-				findings = append(findings, workspace.NewError(at(fileKey), fileKey, fmt.Sprintf("%q: %v", fileKey, err), ""))
-				continue
-			}
-			programs, step.Files = append(programs, in), append(step.Files, in.file)
-		}
-		steps = append(steps, step)
-	}
-	return steps, programs, done, findings.Err()
-}
-
-// untar unpacks the regular files of an archive without folders.
-func untar(ctx context.Context, path, dir string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	archive := tar.NewReader(reader{ctx, f})
-	for {
-		h, err := archive.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		name := strings.TrimPrefix(h.Name, "./")
-		switch {
-		case h.Typeflag == tar.TypeDir && (name == "" || name == "."):
-			continue
-		case h.Typeflag != tar.TypeReg || update.CheckTarget(name) != nil:
-			return fmt.Errorf("entry %q: want regular files without folders", h.Name)
-		}
-		out, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(out, archive)
-		if err = errors.Join(err, out.Close()); err != nil {
-			return err
-		}
-	}
 }

@@ -228,21 +228,21 @@ func TestAttacks(t *testing.T) {
 			data[len(data)/2] ^= 1
 			write(a.t, a.path(name), data)
 		}, is: &metadata.ErrLengthOrHashMismatch{}, want: "target dev-x86_64-1.1.0-root.img.zst: "},
-		{name: "missing target", attack: func(a *attacker) { os.Remove(a.path(a.target("add-x"))) }, is: fs.ErrNotExist, want: "target add-x: missing"},
+		{name: "missing target", attack: func(a *attacker) { os.Remove(a.path(a.target("1.0.0_1.1.0_add-x"))) }, is: fs.ErrNotExist, want: "target 1.0.0_1.1.0_add-x: missing"},
 		{name: "other manifest", attack: func(a *attacker) {
 			current := a.r.current.targets.Signed.Targets["manifest.json"].Hashes["sha256"].String()
 			write(a.t, a.path(targetPath("manifest.json", current)), []byte("{}"))
 		}, is: &metadata.ErrDownloadLengthMismatch{}, want: "target manifest.json: "},
 		{name: "manifest that names what is no target", attack: func(a *attacker) {
 			targets := maps.Clone(a.r.current.targets.Signed.Targets)
-			delete(targets, "add-x")
+			delete(targets, "1.0.0_1.1.0_add-x")
 			a.publish(targets)
-		}, want: "the manifest names add-x, which is not a target"},
+		}, want: "the manifest names 1.0.0_1.1.0_add-x, which is not a target"},
 		{name: "manifest with another digest than the targets", attack: func(a *attacker) {
 			targets := maps.Clone(a.r.current.targets.Signed.Targets)
-			targets["add-x"] = targets["dev-x86_64-1.0.0-uki.efi"]
+			targets["1.0.0_1.1.0_add-x"] = targets["dev-x86_64-1.0.0-uki.efi"]
 			a.publish(targets)
-		}, want: "target add-x: size or digest is not that of the manifest"},
+		}, want: "target 1.0.0_1.1.0_add-x: size or digest is not that of the manifest"},
 		{name: "manifest with another content than the image", attack: func(a *attacker) {
 			a.manifest(func(m *update.Manifest) { m.Updates[0].Images.Root.ContentSize++ })
 		}, want: "target dev-x86_64-1.0.0-root.img.zst: decompressed it has 1400 bytes"},

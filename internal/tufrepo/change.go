@@ -19,12 +19,17 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
 	"slipway/internal/sign"
+	"slipway/internal/update"
 )
 
 // Change is new metadata that wait for signatures or for being published. No
 // document holds digests of another, so all can be signed at once, and by
 // anybody who gets the payloads.
 type Change struct {
+	// Kept are the steps of migrations of which the repository has programs of
+	// the same names and other content, and keeps them.
+	Kept []update.Migration
+
 	base      versions
 	root      *metadata.Metadata[metadata.RootType] // nil: not changed; likewise the others
 	targets   *metadata.Metadata[metadata.TargetsType]
@@ -51,21 +56,21 @@ func (s *state) versions() versions {
 
 // Payload is what is to be signed for a role.
 type Payload struct {
-	Role    string `json:"role"`
-	Version int64  `json:"version"`
+	Role    string
+	Version int64
 	// Message is the canonical JSON that the signature is over.
-	Message []byte `json:"message"`
+	Message []byte
 	// Keys are those of which a signature is still missing and would count.
-	Keys []PayloadKey `json:"keys"`
+	Keys []PayloadKey
 	// Missing is how many more of them must sign.
-	Missing int `json:"missing"`
+	Missing int
 }
 
 // PayloadKey is a key that may sign a payload.
 type PayloadKey struct {
-	ID     string      `json:"id"`     // TUF's key ID
-	Scheme sign.Scheme `json:"scheme"` // how to sign
-	Public string      `json:"public"` // PEM
+	ID     string      // TUF's key ID
+	Scheme sign.Scheme // how to sign
+	Public string      // PEM
 }
 
 // document is one file of metadata.
@@ -350,12 +355,17 @@ func (r *Repo) Resume(ctx context.Context, keys ...*sign.Key) error {
 		return err
 	}
 	if c == nil {
-		return fmt.Errorf("no change in %s waits for signatures", r.dir)
+		return fmt.Errorf("%s: %w", r.dir, ErrNoChange)
 	}
 	if err := c.Sign(ctx, keys...); err != nil {
 		return err
 	}
-	err = r.Publish(ctx, c)
+	return r.finish(ctx, c)
+}
+
+// finish publishes a staged change, or stages what it has of signatures now.
+func (r *Repo) finish(ctx context.Context, c *Change) error {
+	err := r.Publish(ctx, c)
 	var missing *MissingError
 	switch {
 	case errors.As(err, &missing):
@@ -456,14 +466,10 @@ func (s *state) check(roots []*metadata.Metadata[metadata.RootType]) error {
 }
 
 // Stage keeps a change until its signatures are there, below .slipway/staged:
-// base.json, the metadata by role as far as they are signed, and payloads.json,
-// what is still to be signed. It replaces the change that was staged before.
+// base.json, and the metadata by role as far as they are signed. It replaces the
+// change that was staged before.
 func (r *Repo) Stage(ctx context.Context, c *Change) error {
-	payloads, err := c.Payloads()
-	if err != nil {
-		return err
-	}
-	files := map[string]any{"base": c.base, "payloads": payloads}
+	files := map[string]any{"base": c.base}
 	for _, d := range c.documents() {
 		data, err := d.bytes()
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
 
+	"slipway/internal/provenance"
 	"slipway/internal/update"
 )
 
@@ -67,6 +68,35 @@ func measure(r io.Reader, compression string) (image update.Image, err error) {
 	image.Size, image.SHA256 = counted.n, sumOf(sum)
 	image.ContentSize, image.ContentSHA256 = n, sumOf(contentSum)
 	return image, nil
+}
+
+// checkProvenance holds provenance to the images that it is published with: it must
+// have the digests of all of them, decompressed. Statements of other kinds are left
+// to those who know them.
+func checkProvenance(paths []string, images update.Images) error {
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		f, err := provenance.Parse(data)
+		if err != nil {
+			continue
+		}
+		named := map[string]bool{}
+		for _, s := range f.Statement.Subject {
+			named[s.Digest["sha256"]] = true
+		}
+		for _, i := range []struct {
+			kind  string
+			image update.Image
+		}{{"root", images.Root}, {"hash", images.Hash}, {"uki", images.UKI}} {
+			if !named[i.image.ContentSHA256] {
+				return fmt.Errorf("%s: it is the provenance of other files: no subject has the sha256 of the %s, %s", path, i.kind, i.image.ContentSHA256)
+			}
+		}
+	}
+	return nil
 }
 
 // counter counts what is read, and keeps the error that ended it.

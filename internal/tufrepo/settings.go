@@ -35,7 +35,7 @@ type Policies struct {
 
 // Policy is who signs for a role, and for how long. File is for messages.
 type Policy struct {
-	KeyFiles    []string `toml:"keys" required:"true" doc:"PEM files of the role's keys, relative to this file: private keys, or public ones of keys that are elsewhere."`
+	KeyFiles    []string `toml:"keys" required:"true" doc:"The role's keys: PEM files, relative to this file, with private keys or with public ones of keys that are elsewhere, or pkcs11: URIs of keys in tokens."`
 	Threshold   int      `toml:"threshold" min:"1" default:"1" doc:"How many of the keys must sign."`
 	ExpiresDays int      `toml:"expires-days" min:"0" max:"36500" default:"0" default-doc:"365 for root, 90 for targets, 14 for snapshot, 7 for timestamp" doc:"Days until what was signed expires."`
 
@@ -126,9 +126,7 @@ func (p *Policy) load(role, prefix, dir string, at func(string) workspace.Positi
 	seen := map[string]string{}
 	for i, file := range p.KeyFiles {
 		key := fmt.Sprintf("%s.keys[%d]", prefix, i)
-		if !filepath.IsAbs(file) {
-			file = filepath.Join(dir, file)
-		}
+		file = sign.Ref(dir, file)
 		loaded, err := sign.Load(file)
 		if err != nil {
 			wrong(key, "cannot be used: "+err.Error(), "")

@@ -25,6 +25,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata/config"
 	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
 
+	"slipway/internal/image/imagetest"
 	"slipway/internal/sign"
 	"slipway/internal/update"
 )
@@ -172,7 +173,7 @@ func secondRelease(t *testing.T) Release {
 	second.Datastore = &v
 	second.Migrations = t.TempDir()
 	write(t, filepath.Join(second.Migrations, "migrations.toml"), []byte(migrations))
-	write(t, filepath.Join(second.Migrations, "add-x"), []byte("program"))
+	write(t, filepath.Join(second.Migrations, "1.0.0_1.1.0_add-x"), []byte("program"))
 	return second
 }
 
@@ -461,9 +462,9 @@ func TestAddAgain(t *testing.T) {
 		}, "another file of the release has the target name dev-x86_64-1.2.0-sbom.spdx.json too"},
 		"other migrations": {func(rel *Release) {
 			rel.Version, rel.Migrations = version("1.2.0"), t.TempDir()
-			write(t, filepath.Join(rel.Migrations, "migrations.toml"), []byte(migrations))
-			write(t, filepath.Join(rel.Migrations, "add-x"), []byte("another program"))
-		}, "the repository has other migrations from 1.0.0 to 1.1.0"},
+			write(t, filepath.Join(rel.Migrations, "migrations.toml"), []byte(strings.Replace(migrations, "add-x", "add-y", 1)))
+			write(t, filepath.Join(rel.Migrations, "1.0.0_1.1.0_add-y"), []byte("program"))
+		}, "the repository has other migrations from 1.0.0 to 1.1.0, 1.0.0_1.1.0_add-x: what is published never changes; give the new ones a step of their own"},
 	} {
 		rel := other
 		c.change(&rel)
@@ -506,8 +507,83 @@ func TestMaxVersion(t *testing.T) {
 	}
 }
 
+// A release with the same programs of other content leaves those that are there.
+func TestKeptMigrations(t *testing.T) {
+	t.Parallel()
+	r, p, clk := full(t)
+	published := r.current.manifest.Migrations
+	third := release(t, "1.2.0")
+	third.Migrations = t.TempDir()
+	write(t, filepath.Join(third.Migrations, "migrations.toml"), []byte(migrations+strings.NewReplacer("1.0.0", "1.1.0", "1.1.0", "1.2.0", "add-x", "add-y").Replace(migrations)))
+	write(t, filepath.Join(third.Migrations, "1.0.0_1.1.0_add-x"), []byte("of another toolchain"))
+	write(t, filepath.Join(third.Migrations, "1.1.0_1.2.0_add-y"), []byte("new"))
+	c, err := r.Add(t.Context(), p, third)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(published, c.Kept); diff != "" {
+		t.Error(diff)
+	}
+	commit(t, r, p, c, err)
+	m := check(t, r, clk).Manifest
+	if len(m.Migrations) != 2 || m.Migrations[1].Files[0].Size != 3 {
+		t.Errorf("%+v", m.Migrations)
+	}
+	if diff := cmp.Diff(published[0], m.Migrations[0]); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The data that a release works with are of the version that its image says.
+func TestDatastoreOfImage(t *testing.T) {
+	t.Parallel()
+	kernel := func(t *testing.T, name, osRelease string) string {
+		data := imagetest.EFI(".osrel", osRelease)
+		if strings.HasSuffix(name, ".zst") {
+			data = compressZstd(t, data)
+		}
+		return write(t, filepath.Join(t.TempDir(), name), data)
+	}
+	other := version("2.0.0")
+	for name, c := range map[string]struct {
+		file, osRelease string
+		given           *update.Version
+		want            string // or a part of the error
+	}{
+		"no kernel":   {"x-uki.efi", "", nil, "1.0.0"},
+		"says none":   {"x-uki.efi", "ID=acme\n", &other, "2.0.0"},
+		"says it":     {"x-uki.efi", "ID=acme\nDATASTORE_VERSION=0.9.0\n", nil, "0.9.0"},
+		"packed":      {"x-uki.efi.zst", "DATASTORE_VERSION=\"0.9.0\"\n", nil, "0.9.0"},
+		"both":        {"x-uki.efi", "DATASTORE_VERSION=2.0.0\n", &other, "2.0.0"},
+		"differently": {"x-uki.efi", "DATASTORE_VERSION=0.9.0\n", &other, "DATASTORE_VERSION in its os-release is 0.9.0, not 2.0.0: hosts go by the image, so leave --datastore out"},
+		"malformed":   {"x-uki.efi", "DATASTORE_VERSION=1\n", nil, `DATASTORE_VERSION in its os-release: version "1": want three numbers`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, p, clk := newRepo(t)
+			rel := release(t, "1.0.0")
+			rel.Datastore = c.given
+			if c.osRelease != "" {
+				rel.UKI = kernel(t, c.file, c.osRelease)
+			}
+			change, err := r.Add(t.Context(), p, rel)
+			if err != nil {
+				if !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%v, want %s", err, c.want)
+				}
+				return
+			}
+			commit(t, r, p, change, err)
+			if got := check(t, r, clk).Manifest.Updates[0].Datastore.String(); got != c.want {
+				t.Errorf("datastore %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
 func TestMigrations(t *testing.T) {
 	t.Parallel()
+	const addX = "1.0.0_1.1.0_add-x"
 	archive := func(entries ...string) string {
 		var b bytes.Buffer
 		w := tar.NewWriter(&b)
@@ -528,8 +604,8 @@ func TestMigrations(t *testing.T) {
 		}
 		return write(t, filepath.Join(t.TempDir(), "x-migrations.tar"), b.Bytes())
 	}
-	steps, programs, done, err := readMigrations(t.Context(), archive("./", "", "./migrations.toml", migrations, "./add-x", "program"))
-	if err != nil || len(steps) != 1 || len(programs) != 1 || programs[0].file.Target != "add-x" || programs[0].file.Size != 7 {
+	steps, programs, done, err := readMigrations(t.Context(), archive("./", "", "./migrations.toml", migrations, "./"+addX, "program"))
+	if err != nil || len(steps) != 1 || len(programs) != 1 || programs[0].file.Target != addX || programs[0].file.Size != 7 {
 		t.Errorf("%+v %+v %v", steps, programs, err)
 	}
 	dir := filepath.Dir(programs[0].path)
@@ -540,10 +616,10 @@ func TestMigrations(t *testing.T) {
 	for name, c := range map[string]struct{ path, want string }{
 		"missing":        {"/nonexistent.tar", "migrations: stat /nonexistent.tar"},
 		"not an archive": {write(t, filepath.Join(t.TempDir(), "x.tar"), []byte(strings.Repeat("hello", 500))), "archive/tar: invalid tar header"},
-		"no table":       {archive("add-x", "program"), "no migrations.toml"},
+		"no table":       {archive(addX, "program"), "no migrations.toml"},
 		"path":           {archive("../add-x", "program"), `entry "../add-x": want regular files without folders`},
 		"twice":          {archive("add-x", "a", "add-x", "b"), "file exists"},
-		"no program":     {archive("migrations.toml", migrations), `migrations.toml:4:10: "migration[0].files[0]": `},
+		"no program":     {archive("migrations.toml", migrations, "add-x", "program"), `migrations.toml:4:10: "migration[0].files[0]": `},
 		"backward":       {archive("migrations.toml", strings.Replace(migrations, `"1.1.0"`, `"0.9.0"`, 1), "add-x", "p"), `migrations.toml:3:6: "migration[0].to" is 0.9.0, which is not after 1.0.0`},
 		"unknown key":    {archive("migrations.toml", "[[migration]]\nfrm = 1\n"), `migrations.toml:2:1: unknown key "migration[0].frm"`},
 		"version":        {archive("migrations.toml", strings.Replace(migrations, "1.1.0", "99999999999.1.0", 1), "add-x", "p"), "is not a number without leading zeros"},

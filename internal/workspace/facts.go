@@ -36,8 +36,9 @@ func (v *Variant) NameFacts() VariantFacts {
 
 // Facts are the capabilities, without vendor prefix, by which packages can tell
 // the variant: variant(x), variant-platform(x), variant-runtime(x),
-// variant-family(x), variant-flavor(x), and image-feature(x) or
-// image-feature(no-x) for every feature that any variant of the workspace names.
+// variant-family(x), variant-flavor(x), data-filesystem(x), and image-feature(x)
+// or image-feature(no-x) for every feature that any variant of the workspace
+// names.
 func (w *Workspace) Facts(v *Variant) []string {
 	f := v.NameFacts()
 	facts := []string{
@@ -46,6 +47,7 @@ func (w *Workspace) Facts(v *Variant) []string {
 		"variant-runtime(" + f.Runtime + ")",
 		"variant-family(" + f.Family + ")",
 		"variant-flavor(" + f.Flavor + ")",
+		"data-filesystem(" + v.ImageLayout.WithDefaults().DataFilesystem + ")",
 	}
 	var features []string
 	for _, other := range w.Variants {

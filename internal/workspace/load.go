@@ -65,6 +65,7 @@ func Load(root string) (*Workspace, error) {
 	l.packages()
 	l.variants()
 	l.sdk()
+	l.migrations()
 	if err := l.Err(); err != nil {
 		return nil, err
 	}

@@ -169,7 +169,7 @@ func TestLoad(t *testing.T) {
 	}
 	zlib, acl := filepath.Join(root, "packages/zlib"), filepath.Join(root, "packages/acl")
 	hex64 := strings.Repeat("0123456789abcdef", 4)
-	layout := workspace.ImageLayout{Plan: "slipway", DataDisk: "unified", ESPSizeMiB: 128, RootSizeMiB: 512, HashSizeMiB: 16, DataSizeMiB: 256, Slots: 2}
+	layout := workspace.ImageLayout{Plan: "slipway", DataDisk: "unified", RootFilesystem: "erofs", RootCompression: "lz4hc", PrivateSizeMiB: 32, DataFilesystem: "ext4", ESPSizeMiB: 128, RootSizeMiB: 512, HashSizeMiB: 16, DataSizeMiB: 256, Slots: 2}
 	small := layout
 	small.RootSizeMiB, small.Slots = 1024, 1
 	want := &workspace.Workspace{

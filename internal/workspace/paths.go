@@ -11,7 +11,10 @@ import (
 // need to be there.
 func (w *Workspace) Paths() (files, dirs []string, err error) {
 	files = []string{filepath.Join(w.Root, RootFile), filepath.Join(w.Root, LockFile), w.SDK.Manifest}
-	dirs = []string{filepath.Join(w.Root, packagesDir), filepath.Join(w.Root, variantsDir)}
+	dirs = []string{filepath.Join(w.Root, packagesDir), filepath.Join(w.Root, variantsDir), filepath.Join(w.Root, migrationsDir)}
+	if w.Migrations != nil {
+		files = append(files, filepath.Join(w.Root, filepath.FromSlash(MigrationsFile)))
+	}
 	groups := map[string]bool{}
 	for _, p := range w.Packages {
 		dirs, files = append(dirs, p.Dir), append(files, p.Manifest)

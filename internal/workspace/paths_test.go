@@ -25,13 +25,16 @@ func TestPaths(t *testing.T) {
 		Packages: []*Package{{Dir: root + "/packages/p", Manifest: root + "/packages/p/package.toml", Files: []string{"p.spec"}, SourceGroups: []string{"a", "a/b"}}},
 		Variants: []*Variant{{Dir: root + "/variants/v", Manifest: root + "/variants/v/variant.toml"}},
 		SDK:      &SDK{Manifest: root + "/sdk/sdk.toml"},
+
+		Migrations: &Migrations{},
 	}
 	files, dirs, err := w.Paths()
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := strings.ReplaceAll(strings.Join(append(append(files, "--"), dirs...), "\n"), root+"/", "")
-	want := `packages/p/p.spec
+	want := `migrations/migrations.toml
+packages/p/p.spec
 packages/p/package.toml
 sdk/sdk.toml
 slipway.lock
@@ -40,6 +43,7 @@ sources/a/b/y.go
 sources/a/x.go
 variants/v/variant.toml
 --
+migrations
 packages
 packages/p
 sources/a

@@ -17,6 +17,7 @@ var manifests = []struct {
 	{RootFile, "The workspace: its identity and what all builds share. It stands in the root folder of the workspace.", reflect.TypeFor[Config]()},
 	{"packages/<name>/" + PackageFile, "A package: one folder with this manifest, the spec `<name>.spec` and the package's own files. The file may be empty.", reflect.TypeFor[Package]()},
 	{"variants/<name>/" + VariantFile, "A variant: a named disk image.", reflect.TypeFor[Variant]()},
+	{MigrationsFile, "The migrations of hosts' data, see [migrations](migrations.md). The file is optional; the archive of a build and what `slipway repo add --migrations` takes have it too.", reflect.TypeFor[Migrations]()},
 	{SDKFile, "The SDK: the root filesystem that every build runs in.", reflect.TypeFor[SDK]()},
 	{"~/.config/slipway/" + UserFile, "The configuration of one user. What it says comes before what `slipway.toml` says, key by key.", reflect.TypeFor[User]()},
 }

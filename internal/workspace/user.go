@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"slipway/internal/sign"
 )
 
 // UserFile is the name of the user's configuration, in the folder slipway of the
@@ -23,14 +25,27 @@ type User struct {
 	positions
 }
 
-// Signing is with which keys disk images are signed.
+// Signing is with which keys disk images are signed. Keys are references as
+// sign.Load takes them, certificates are files.
 type Signing struct {
-	SecureBootKey  string `toml:"secure-boot-key" check:"text" default-doc:"disk images are not signed" doc:"File with the private key for Secure Boot, RSA in PEM, such as the db.key of slipway keys init; relative to the file that names it."`
+	SecureBootKey  string `toml:"secure-boot-key" check:"text" default-doc:"disk images are not signed" doc:"Private key for Secure Boot, RSA: a PEM file, such as the db.key of slipway keys init, relative to the file that names it, or the pkcs11: URI of a key in a token."`
 	SecureBootCert string `toml:"secure-boot-cert" check:"text" default-doc:"disk images are not signed" doc:"File with the key's X.509 certificate in PEM, which the firmware of hosts trusts."`
+	VerityKey      string `toml:"verity-key" check:"text" default-doc:"the key for Secure Boot" doc:"Private key for the verity root hashes of images, RSA: a PEM file or a pkcs11: URI."`
+	VerityCert     string `toml:"verity-cert" check:"text" default-doc:"the certificate for Secure Boot" doc:"File with the key's X.509 certificate in PEM, which kernels or systemd trust for root hashes."`
+	ProvenanceKey  string `toml:"provenance-key" check:"text" default-doc:"provenance is not signed" doc:"Private key for the provenance of images, Ed25519, RSA or ECDSA P-256: a PEM file or a pkcs11: URI."`
 }
 
 // Enabled tells whether disk images are signed.
 func (s Signing) Enabled() bool { return s.SecureBootKey != "" }
+
+// RootHash gives key and certificate with which root hashes are signed; "" where
+// they are not.
+func (s Signing) RootHash() (key, certificate string) {
+	if s.VerityKey != "" {
+		return s.VerityKey, s.VerityCert
+	}
+	return s.SecureBootKey, s.SecureBootCert
+}
 
 // LoadUser reads the user's configuration: $XDG_CONFIG_HOME/slipway/config.toml, or
 // that of ~/.config. A missing file says nothing. Findings come all at once as an
@@ -51,23 +66,19 @@ func LoadUser() (*User, error) {
 	}
 	pos, findings := decode(path, data, u)
 	u.positions = pos
-	for _, pair := range [][2]string{{"secure-boot-key", "secure-boot-cert"}, {"secure-boot-cert", "secure-boot-key"}} {
+	for _, pair := range [][2]string{
+		{"secure-boot-key", "secure-boot-cert"}, {"secure-boot-cert", "secure-boot-key"}, {"verity-key", "verity-cert"}, {"verity-cert", "verity-key"},
+	} {
 		if at, ok := u.at["signing."+pair[0]]; ok {
 			if _, ok := u.at["signing."+pair[1]]; !ok {
 				findings.add(at, "signing."+pair[1], `"signing.`+pair[1]+`" is missing`, "key and certificate go together; slipway keys init makes them")
 			}
 		}
 	}
-	u.Signing.SecureBootKey, u.Signing.SecureBootCert = absolute(filepath.Dir(path), u.Signing.SecureBootKey), absolute(filepath.Dir(path), u.Signing.SecureBootCert)
-	return u, findings.Err()
-}
-
-// absolute gives a path that a file of a folder names.
-func absolute(dir, path string) string {
-	if path == "" || filepath.IsAbs(path) {
-		return path
+	for _, ref := range []*string{&u.Signing.SecureBootKey, &u.Signing.SecureBootCert, &u.Signing.VerityKey, &u.Signing.VerityCert, &u.Signing.ProvenanceKey} {
+		*ref = sign.Ref(filepath.Dir(path), *ref)
 	}
-	return filepath.Join(dir, path)
+	return u, findings.Err()
 }
 
 // TeamCache is the team cache of a workspace for a user, with absolute paths of
@@ -76,11 +87,11 @@ func (w *Workspace) TeamCache(u *User) Cache {
 	c := w.Config.Cache
 	keys := func(dir string, list []string) (paths []string) {
 		for _, k := range list {
-			paths = append(paths, absolute(dir, k))
+			paths = append(paths, sign.Ref(dir, k))
 		}
 		return paths
 	}
-	c.PublicKeys, c.SignKey = keys(w.Root, c.PublicKeys), absolute(w.Root, c.SignKey)
+	c.PublicKeys, c.SignKey = keys(w.Root, c.PublicKeys), sign.Ref(w.Root, c.SignKey)
 	c.Places = map[string]Position{}
 	for _, key := range []string{"ref", "public-keys", "sign-key"} {
 		c.Places[key] = w.Config.Position("cache." + key)
@@ -95,7 +106,7 @@ func (w *Workspace) TeamCache(u *User) Cache {
 		"cache.write":       func() { c.Write = u.Cache.Write },
 		"cache.insecure":    func() { c.Insecure = u.Cache.Insecure },
 		"cache.public-keys": func() { c.PublicKeys = keys(userDir, u.Cache.PublicKeys) },
-		"cache.sign-key":    func() { c.SignKey = absolute(userDir, u.Cache.SignKey) },
+		"cache.sign-key":    func() { c.SignKey = sign.Ref(userDir, u.Cache.SignKey) },
 	} {
 		if u.written(key) {
 			take()

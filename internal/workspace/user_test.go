@@ -121,6 +121,11 @@ func TestUserSigning(t *testing.T) {
 	}{
 		{"", "", workspace.Signing{}},
 		{"[signing]\nsecure-boot-key = \"keys/db.key\"\nsecure-boot-cert = \"/etc/db.crt\"\n", "", workspace.Signing{SecureBootKey: filepath.Join(dir, "keys/db.key"), SecureBootCert: "/etc/db.crt"}},
+		{
+			"[signing]\nsecure-boot-key = \"pkcs11:object=db\"\nsecure-boot-cert = \"db.crt\"\nverity-key = \"v.key\"\nverity-cert = \"v.crt\"\n", "",
+			workspace.Signing{SecureBootKey: "pkcs11:object=db", SecureBootCert: filepath.Join(dir, "db.crt"), VerityKey: filepath.Join(dir, "v.key"), VerityCert: filepath.Join(dir, "v.crt")},
+		},
+		{"[signing]\nverity-cert = \"v.crt\"\n", path + `:2:15: "signing.verity-key" is missing (key and certificate go together; slipway keys init makes them)`, workspace.Signing{}},
 		{"[signing]\nsecure-boot-key = \"db.key\"\n", path + `:2:19: "signing.secure-boot-cert" is missing (key and certificate go together; slipway keys init makes them)`, workspace.Signing{}},
 		{"[signing]\nsecure-boot-cert = \"db.crt\"\n", path + `:2:20: "signing.secure-boot-key" is missing (key and certificate go together; slipway keys init makes them)`, workspace.Signing{}},
 	} {

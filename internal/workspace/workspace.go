@@ -26,11 +26,12 @@ const (
 
 // Workspace is a whole workspace as its manifests describe it.
 type Workspace struct {
-	Root     string     // absolute path of the folder that holds slipway.toml
-	Config   Config     // slipway.toml
-	Packages []*Package // sorted by Name
-	Variants []*Variant // sorted by Name
-	SDK      *SDK       // sdk/sdk.toml
+	Root       string      // absolute path of the folder that holds slipway.toml
+	Config     Config      // slipway.toml
+	Packages   []*Package  // sorted by Name
+	Variants   []*Variant  // sorted by Name
+	SDK        *SDK        // sdk/sdk.toml
+	Migrations *Migrations // migrations/migrations.toml; nil where there is none
 }
 
 // Config is slipway.toml: what the whole workspace shares.
@@ -68,7 +69,7 @@ type Cache struct {
 	Write      bool     `toml:"write" default:"false" doc:"Whether results of builds are pushed to the cache."`
 	Insecure   bool     `toml:"insecure" default:"false" doc:"Whether plain HTTP will do. Registries of this machine need no such leave."`
 	PublicKeys []string `toml:"public-keys" check:"text" doc:"Files with public keys in PEM, ed25519 or ECDSA P-256, as openssl and cosign make them; relative to the file that names them. Where there are some, results of the cache must be signed with one of them; others are refused."`
-	SignKey    string   `toml:"sign-key" check:"text" default-doc:"results are not signed" doc:"File with the private key with which pushed results are signed: PKCS #8, or an encrypted key of cosign, whose password is in $COSIGN_PASSWORD. It belongs into the user's configuration."`
+	SignKey    string   `toml:"sign-key" check:"text" default-doc:"results are not signed" doc:"File with the private key with which pushed results are signed: PKCS #8, or an encrypted key of cosign, whose password is in $COSIGN_PASSWORD; or the pkcs11: URI of a key in a token. It belongs into the user's configuration."`
 
 	Places map[string]Position // of TeamCache: where ref, public-keys and sign-key are set
 }

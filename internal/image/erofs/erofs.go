@@ -1,6 +1,6 @@
-// Package erofs lists the files of an EROFS file system, the read-only root of an
-// image, without mounting it. The format is described in the kernel's
-// Documentation/filesystems/erofs.rst.
+// Package erofs lists and replaces the files of an EROFS file system, the
+// read-only root of an image, without mounting it. The format is described in the
+// kernel's Documentation/filesystems/erofs.rst and fs/erofs/erofs_fs.h.
 package erofs
 
 import (
@@ -21,8 +21,11 @@ const (
 	superOffset = 1024
 	superSize   = 128
 	magic       = 0xe0f5e1e2
-	slotSize    = 32
-	direntSize  = 12
+	// superIncompat is where the superblock has its incompatible features.
+	superIncompat = 80
+
+	slotSize   = 32
+	direntSize = 12
 	// known are the incompatible features that change nothing of directories.
 	known = 0x7f
 
@@ -54,26 +57,37 @@ type reader struct {
 // each. Directories that are compressed are refused, as mkfs.erofs does not
 // compress them.
 func List(r io.ReaderAt) ([]File, error) {
-	b := make([]byte, superSize)
-	if _, err := r.ReadAt(b, superOffset); err != nil {
-		return nil, fmt.Errorf("EROFS superblock: %w", err)
+	l, super, err := newReader(r)
+	if err != nil {
+		return nil, err
 	}
-	bits := b[12]
-	switch {
-	case le.Uint32(b) != magic:
-		return nil, errors.New("not an EROFS file system")
-	case bits < 9 || bits > 16:
-		return nil, fmt.Errorf("EROFS superblock: blocks of 2^%d bytes", bits)
-	case le.Uint32(b[80:])&^known != 0:
-		return nil, fmt.Errorf("EROFS superblock: features %#x are not known", le.Uint32(b[80:])&^known)
-	}
-	l := &reader{r: r, block: 1 << bits, entries: maxEntries, budget: maxRead}
-	l.meta = int64(le.Uint32(b[40:])) << bits
-	if err := l.directory(uint64(le.Uint16(b[14:])), "", 0); err != nil {
+	if err := l.directory(rootInode(super), "", 0); err != nil {
 		return nil, err
 	}
 	return l.files, nil
 }
+
+// newReader also returns the superblock.
+func newReader(r io.ReaderAt) (*reader, []byte, error) {
+	b := make([]byte, superSize)
+	if _, err := r.ReadAt(b, superOffset); err != nil {
+		return nil, nil, fmt.Errorf("EROFS superblock: %w", err)
+	}
+	bits := b[12]
+	switch {
+	case le.Uint32(b) != magic:
+		return nil, nil, errors.New("not an EROFS file system")
+	case bits < 9 || bits > 16:
+		return nil, nil, fmt.Errorf("EROFS superblock: blocks of 2^%d bytes", bits)
+	case le.Uint32(b[superIncompat:])&^known != 0:
+		return nil, nil, fmt.Errorf("EROFS superblock: features %#x are not known", le.Uint32(b[superIncompat:])&^known)
+	}
+	l := &reader{r: r, block: 1 << bits, entries: maxEntries, budget: maxRead}
+	l.meta = int64(le.Uint32(b[40:])) << bits
+	return l, b, nil
+}
+
+func rootInode(super []byte) uint64 { return uint64(le.Uint16(super[14:])) }
 
 type inode struct {
 	mode   uint16
@@ -131,29 +145,52 @@ func (l *reader) content(i inode) ([]byte, error) {
 }
 
 func (l *reader) directory(nid uint64, at string, depth int) error {
-	bad := func(err error) error { return fmt.Errorf("directory /%s: %w", at, err) }
 	if depth > maxDepth {
-		return bad(fmt.Errorf("more than %d directories deep", maxDepth))
+		return fmt.Errorf("directory /%s: more than %d directories deep", at, maxDepth)
 	}
+	entries, err := l.dirents(nid)
+	if err != nil {
+		return fmt.Errorf("directory /%s: %w", at, err)
+	}
+	for _, e := range entries {
+		if e.name == "." || e.name == ".." {
+			continue
+		}
+		if err := l.entry(e.nid, at+e.name, depth); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dirent is an entry of a directory.
+type dirent struct {
+	name string
+	nid  uint64
+	kind byte
+}
+
+// dirents reads the entries of a directory.
+func (l *reader) dirents(nid uint64) (out []dirent, err error) {
 	dir, err := l.inode(nid)
 	if err != nil {
-		return bad(err)
+		return nil, err
 	}
 	if dir.mode&modeType != modeDir {
-		return bad(fmt.Errorf("inode %d is not a directory", nid))
+		return nil, fmt.Errorf("inode %d is not a directory", nid)
 	}
 	data, err := l.content(dir)
 	if err != nil {
-		return bad(err)
+		return nil, err
 	}
 	for ; len(data) > 0; data = data[min(l.block, int64(len(data))):] {
 		block := data[:min(l.block, int64(len(data)))]
 		if len(block) < direntSize {
-			return bad(errors.New("damaged"))
+			return nil, errors.New("damaged")
 		}
 		count := int(le.Uint16(block[8:])) / direntSize
 		if count == 0 || count*direntSize > len(block) {
-			return bad(errors.New("damaged"))
+			return nil, errors.New("damaged")
 		}
 		for n := range count {
 			entry := block[n*direntSize:]
@@ -162,18 +199,16 @@ func (l *reader) directory(nid uint64, at string, depth int) error {
 				to = int(le.Uint16(entry[direntSize+8:]))
 			}
 			if from < count*direntSize || from > to || to > len(block) {
-				return bad(errors.New("damaged"))
+				return nil, errors.New("damaged")
+			}
+			if len(out) == maxEntries {
+				return nil, fmt.Errorf("more than %d entries", maxEntries)
 			}
 			name, _, _ := bytes.Cut(block[from:to], []byte{0})
-			if string(name) == "." || string(name) == ".." {
-				continue
-			}
-			if err := l.entry(le.Uint64(entry), at+string(name), depth); err != nil {
-				return err
-			}
+			out = append(out, dirent{string(name), le.Uint64(entry), entry[10]})
 		}
 	}
-	return nil
+	return out, nil
 }
 
 func (l *reader) entry(nid uint64, path string, depth int) error {

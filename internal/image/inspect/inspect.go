@@ -226,7 +226,7 @@ func (r *Report) esp(s io.ReaderAt) error {
 		if strings.EqualFold(path.Ext(f.Path), ".efi") {
 			file.signers()
 			if strings.EqualFold(path.Dir(f.Path), "EFI/Linux") {
-				r.Kernels = append(r.Kernels, readKernel(f.Path, f.Data))
+				r.Kernels = append(r.Kernels, ReadKernel(f.Path, f.Data))
 			}
 		}
 		r.ESP = append(r.ESP, file)
@@ -319,9 +319,9 @@ func (k *Kernel) parseName(base string) {
 	k.Name, k.Version, _ = strings.Cut(m[1], "_")
 }
 
-// readKernel takes a unified kernel image apart. debug/pe does not promise to
-// withstand every file.
-func readKernel(name string, data []byte) (k Kernel) {
+// ReadKernel takes the unified kernel image of that name apart; what is wrong with
+// it is in Error. debug/pe does not promise to withstand every file.
+func ReadKernel(name string, data []byte) (k Kernel) {
 	k = Kernel{Path: name, Sections: []Section{}, OSRelease: map[string]string{}}
 	k.parseName(strings.TrimSuffix(path.Base(name), path.Ext(name)))
 	defer func() {
@@ -340,7 +340,7 @@ func readKernel(name string, data []byte) (k Kernel) {
 		case ".cmdline":
 			k.Cmdline = strings.TrimRight(string(s.Data), "\x00\n")
 		case ".osrel":
-			k.OSRelease = parseOSRelease(string(s.Data))
+			k.OSRelease = ParseOSRelease(string(s.Data))
 		case ".uname":
 			k.Uname = string(s.Data)
 		}
@@ -354,8 +354,9 @@ func readKernel(name string, data []byte) (k Kernel) {
 	return k
 }
 
-// parseOSRelease reads os-release(5): shell assignments without expansion.
-func parseOSRelease(text string) map[string]string {
+// ParseOSRelease reads os-release(5): shell assignments without expansion. Other
+// lines are passed over.
+func ParseOSRelease(text string) map[string]string {
 	out := map[string]string{}
 	for line := range strings.Lines(text) {
 		name, value, ok := strings.Cut(strings.TrimSpace(line), "=")

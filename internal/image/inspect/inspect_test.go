@@ -84,7 +84,7 @@ func TestDisk(t *testing.T) {
 			t.Errorf("%s: %v, %v", kind, findings, err)
 			continue
 		}
-		if r.Format != kind || len(r.Partitions) != 6 || r.Slots[0].RootHash != got.Slots[0].RootHash {
+		if r.Format != kind || len(r.Partitions) != 7 || r.Slots[0].RootHash != got.Slots[0].RootHash {
 			t.Errorf("%s: %+v", kind, r)
 		}
 	}
@@ -320,7 +320,7 @@ func FuzzKernel(f *testing.F) {
 	f.Add("EFI/Linux/a_1+2-3.efi", imagetest.EFI(".cmdline", `dm-mod.create="root,,,ro,0 8 verity 1 PARTUUID="`))
 	f.Add("EFI/Linux/.efi", imagetest.EFI(".osrel", "A=\"\\\"\nB='"))
 	f.Fuzz(func(t *testing.T, name string, data []byte) {
-		k := readKernel(name, data)
+		k := ReadKernel(name, data)
 		if k.Path != name || k.Error == "" && k.verity != nil && k.RootHash == "" {
 			t.Errorf("%+v", k)
 		}

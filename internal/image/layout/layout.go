@@ -7,12 +7,16 @@ import (
 	"strings"
 	"unicode/utf16"
 
+	"slipway/internal/image/ext4"
 	"slipway/internal/image/fat"
 	"slipway/internal/image/gpt"
 	"slipway/internal/image/verity"
 )
 
 const mib = 1 << 20
+
+// minXFS is the size in MiB of the smallest file system that mkfs.xfs makes.
+const minXFS = 300
 
 // Plans of partitions.
 const (
@@ -27,20 +31,37 @@ const (
 	Split   = "split"
 )
 
+// File systems: the root is EROFS or ext4, the data ext4 or XFS.
+const (
+	EROFS = "erofs"
+	Ext4  = "ext4"
+	XFS   = "xfs"
+)
+
+// Compressions of an EROFS root.
+const (
+	LZ4HC = "lz4hc"
+	Zstd  = "zstd"
+)
+
 // Layout is the table image-layout of a variant. Sizes that are 0 were not
 // given.
 type Layout struct {
-	Plan        string      `toml:"plan" enum:"slipway,bottlerocket,custom" default:"slipway" doc:"Partitions of the disk: slipway has the EFI system partition, one or two slots of root and hash, and data; bottlerocket has Bottlerocket's names, types, order and sizes; custom has what partitions lists."`
-	DataDisk    string      `toml:"data-disk" enum:"unified,split" default:"unified" doc:"Whether the data partition lies on the disk of the system or, split, on a disk of its own, in the file <image>-data.img."`
-	ESPSizeMiB  int         `toml:"esp-size-mib" min:"1" max:"1048576" default-doc:"128; with the plan bottlerocket 5, or 10 with one slot" doc:"Size of the EFI system partition in MiB, at least 34. With the plan bottlerocket, what it takes beyond the default is taken from the reserved partition."`
-	RootSizeMiB int         `toml:"root-size-mib" min:"1" max:"1048576" default-doc:"512" doc:"Plan slipway: size of each root partition in MiB."`
-	HashSizeMiB int         `toml:"hash-size-mib" min:"1" max:"1048576" default-doc:"16" doc:"Plan slipway: size of each dm-verity hash partition in MiB."`
-	DataSizeMiB int         `toml:"data-size-mib" min:"1" max:"1048576" default-doc:"256" doc:"Plan slipway: size of the data partition in MiB as built; it grows to the end of the disk at first boot."`
-	Slots       int         `toml:"slots" enum:"1,2" default-doc:"2" doc:"Plans slipway and bottlerocket: number of root and hash partition pairs: 2 for updates in place, 1 without."`
-	DiskSizeGiB int         `toml:"disk-size-gib" min:"0" max:"65536" default:"0" doc:"Plans slipway and custom: size of the disk in GiB; 0 is as small as its partitions allow."`
-	OSSizeGiB   int         `toml:"os-size-gib" min:"1" max:"1024" default-doc:"2" doc:"Plan bottlerocket: size of the system's part of the disk in GiB; its partitions scale with it."`
-	DataSizeGiB int         `toml:"data-size-gib" min:"1" max:"65536" default-doc:"1" doc:"Plan bottlerocket: size of the data partition in GiB, or of the disk that it has for itself."`
-	Partitions  []Partition `toml:"partitions" doc:"Plan custom: the partitions in their order on the disk. Exactly one each has the content esp, root and hash."`
+	Plan            string      `toml:"plan" enum:"slipway,bottlerocket,custom" default:"slipway" doc:"Partitions of the disk: slipway has the EFI system partition, one or two slots of root and hash, private and data; bottlerocket has Bottlerocket's names, types, order and sizes; custom has what partitions lists."`
+	DataDisk        string      `toml:"data-disk" enum:"unified,split" default:"unified" doc:"Whether the data partition lies on the disk of the system or, split, on a disk of its own, in the file <image>-data.img."`
+	RootFilesystem  string      `toml:"root-filesystem" enum:"erofs,ext4" default:"erofs" doc:"File system of the root: erofs, which is compressed, or ext4. The kernel must have it built in."`
+	RootCompression string      `toml:"root-compression" enum:"lz4hc,zstd" default-doc:"lz4hc with erofs" doc:"Compression of an erofs root. zstd is smaller; it takes erofs-utils 1.8 in the SDK and Linux 6.10 with CONFIG_EROFS_FS_ZIP_ZSTD."`
+	ESPSizeMiB      int         `toml:"esp-size-mib" min:"1" max:"1048576" default-doc:"128; with the plan bottlerocket 5, or 10 with one slot" doc:"Size of the EFI system partition in MiB, at least 34. With the plan bottlerocket, what it takes beyond the default is taken from the reserved partition."`
+	RootSizeMiB     int         `toml:"root-size-mib" min:"1" max:"1048576" default-doc:"512" doc:"Plan slipway: size of each root partition in MiB."`
+	HashSizeMiB     int         `toml:"hash-size-mib" min:"1" max:"1048576" default-doc:"16" doc:"Plan slipway: size of each dm-verity hash partition in MiB."`
+	PrivateSizeMiB  int         `toml:"private-size-mib" min:"1" max:"67108864" default-doc:"32" doc:"Plan slipway: size of the private partition in MiB, at least 8: an ext4 file system that is made with the disk, for what the system keeps of itself, apart from data that grows."`
+	DataFilesystem  string      `toml:"data-filesystem" enum:"ext4,xfs" default:"ext4" doc:"File system that the system makes on the data partition at first boot, which the build leaves blank. Packages see it as data-filesystem(ext4) or data-filesystem(xfs)."`
+	DataSizeMiB     int         `toml:"data-size-mib" min:"1" max:"1048576" default-doc:"256, or 300 with xfs" doc:"Plan slipway: size of the data partition in MiB as built; it grows to the end of the disk at first boot."`
+	Slots           int         `toml:"slots" enum:"1,2" default-doc:"2" doc:"Plans slipway and bottlerocket: number of root and hash partition pairs: 2 for updates in place, 1 without."`
+	DiskSizeGiB     int         `toml:"disk-size-gib" min:"0" max:"65536" default:"0" doc:"Plans slipway and custom: size of the disk in GiB; 0 is as small as its partitions allow."`
+	OSSizeGiB       int         `toml:"os-size-gib" min:"1" max:"1024" default-doc:"2" doc:"Plan bottlerocket: size of the system's part of the disk in GiB; its partitions scale with it."`
+	DataSizeGiB     int         `toml:"data-size-gib" min:"1" max:"65536" default-doc:"1" doc:"Plan bottlerocket: size of the data partition in GiB, or of the disk that it has for itself."`
+	Partitions      []Partition `toml:"partitions" doc:"Plan custom: the partitions in their order on the disk. Exactly one each has the content esp, root and hash."`
 }
 
 // Partition is one [[image-layout.partitions]] table.
@@ -51,7 +72,7 @@ type Partition struct {
 	Grow       bool   `toml:"grow" default:"false" doc:"Whether the partition takes all that disk-size-gib leaves; only the last one can."`
 	StartKiB   int    `toml:"start-kib" min:"1" max:"68719476736" default-doc:"right behind the partition before" doc:"Where the partition begins, in KiB: a multiple of 1024."`
 	Content    string `toml:"content" enum:"esp,root,hash,data" default-doc:"nothing" doc:"What the build writes: the EFI system partition's files, the root file system, its hash tree. The content data only marks the partition that data-disk = split moves."`
-	Filesystem string `toml:"filesystem" enum:"fat32,erofs" default-doc:"that of the content" doc:"File system: esp is always fat32, root always erofs; a partition without content can get an empty fat32."`
+	Filesystem string `toml:"filesystem" enum:"fat32,erofs,ext4" default-doc:"that of the content" doc:"File system: esp is always fat32, root has root-filesystem; a partition without content can get an empty fat32 or ext4. Any other, and that of data, is for the system to make at first boot."`
 }
 
 // Content is what a partition is filled with.
@@ -59,12 +80,13 @@ type Content string
 
 // Contents.
 const (
-	Blank    Content = ""
-	ESP      Content = "esp"
-	Root     Content = "root"
-	Hash     Content = "hash"
-	Data     Content = "data"
-	EmptyFAT Content = "fat32"
+	Blank     Content = ""
+	ESP       Content = "esp"
+	Root      Content = "root"
+	Hash      Content = "hash"
+	Data      Content = "data"
+	EmptyFAT  Content = "fat32"
+	EmptyExt4 Content = "ext4"
 )
 
 // Disk is a planned disk.
@@ -117,11 +139,24 @@ func (l Layout) WithDefaults() Layout {
 	if l.DataDisk == "" {
 		l.DataDisk = Unified
 	}
+	if l.DataFilesystem == "" {
+		l.DataFilesystem = Ext4
+	}
+	if l.RootFilesystem == "" {
+		l.RootFilesystem = EROFS
+	}
+	if l.RootFilesystem == EROFS && l.RootCompression == "" {
+		l.RootCompression = LZ4HC
+	}
 	switch l.Plan {
 	case Slipway:
 		set(&l.ESPSizeMiB, 128)
 		set(&l.RootSizeMiB, 512)
 		set(&l.HashSizeMiB, 16)
+		set(&l.PrivateSizeMiB, 32)
+		if l.DataFilesystem == XFS {
+			set(&l.DataSizeMiB, minXFS)
+		}
 		set(&l.DataSizeMiB, 256)
 		set(&l.Slots, 2)
 	case Bottlerocket:
@@ -167,6 +202,9 @@ func (l Layout) Disks(arch, version string) ([]Disk, []Finding) {
 	p := &planner{Layout: l, arch: arch, version: version}
 	p.foreign()
 	p.Layout = l.WithDefaults()
+	if p.RootFilesystem != EROFS && p.RootCompression != "" {
+		p.find("root-compression", "remove it, or set image-layout.root-filesystem", "\"image-layout.root-compression\" does not go with the root file system %s: it is for %s", p.RootFilesystem, EROFS)
+	}
 	if p.Plan != Custom && p.Slots != 1 && p.Slots != 2 {
 		p.find("slots", "", "image-layout.slots is %d, want 1 or 2", p.Slots)
 		return nil, p.findings
@@ -197,7 +235,7 @@ func (p *planner) foreign() {
 		plans string
 	}{
 		{"esp-size-mib", p.ESPSizeMiB != 0, Slipway + " " + Bottlerocket}, {"root-size-mib", p.RootSizeMiB != 0, Slipway},
-		{"hash-size-mib", p.HashSizeMiB != 0, Slipway}, {"data-size-mib", p.DataSizeMiB != 0, Slipway},
+		{"hash-size-mib", p.HashSizeMiB != 0, Slipway}, {"private-size-mib", p.PrivateSizeMiB != 0, Slipway}, {"data-size-mib", p.DataSizeMiB != 0, Slipway},
 		{"slots", p.Slots != 0, Slipway + " " + Bottlerocket}, {"disk-size-gib", p.DiskSizeGiB != 0, Slipway + " " + Custom},
 		{"os-size-gib", p.OSSizeGiB != 0, Bottlerocket}, {"data-size-gib", p.DataSizeGiB != 0, Bottlerocket},
 		{"partitions", len(p.Partitions) > 0, Custom},
@@ -241,6 +279,7 @@ func (p *planner) slipway() {
 		add(os, "_empty", root, "root-b", p.RootSizeMiB, Blank, "root-size-mib", ro)
 		add(os, "_empty", hash, "hash-b", p.HashSizeMiB, Blank, "hash-size-mib", ro)
 	}
+	add(os, "private", p.typed("linux-generic"), "private", p.PrivateSizeMiB, EmptyExt4, "private-size-mib", 0)
 	add(p.dataDisk(), "data", gpt.TypeVar, "data", p.DataSizeMiB, Data, "data-size-mib", 0)
 }
 
@@ -295,7 +334,7 @@ func (p *planner) bottlerocket() {
 		add("BOTTLEROCKET-HASH-"+x, "bottlerocket-hash", times*5*gib, hash, "os-size-gib")
 		add("BOTTLEROCKET-RESERVED-"+x, "bottlerocket-reserved", reserved, Blank, "os-size-gib")
 	}
-	add("BOTTLEROCKET-PRIVATE", "bottlerocket-private", 24*gib-6-1, Blank, "os-size-gib")
+	add("BOTTLEROCKET-PRIVATE", "bottlerocket-private", 24*gib-6-1, EmptyExt4, "os-size-gib")
 	size := int64(p.DataSizeGiB) * 1024
 	if p.DataDisk == Unified {
 		add("", "bottlerocket-data", size, Data, "data-size-gib").UUID = dataPreferred
@@ -330,11 +369,11 @@ func (p *planner) custom() {
 		}
 		a.Role = "partition " + name
 		switch fs := part.Filesystem; {
-		case fs == "", fs == "fat32" && a.Content == ESP, fs == "erofs" && a.Content == Root:
-		case fs == "fat32" && a.Content == Blank:
-			a.Content = EmptyFAT
+		case fs == "", fs == "fat32" && a.Content == ESP, fs == p.RootFilesystem && a.Content == Root:
+		case a.Content == Blank && (fs == string(EmptyFAT) || fs == string(EmptyExt4)):
+			a.Content = Content(fs)
 		default:
-			p.find(key+".filesystem", "esp is fat32, root is erofs, hash and data have none", "partition %q cannot have the file system %s", part.Label, fs)
+			p.find(key+".filesystem", fmt.Sprintf("esp is fat32, root has root-filesystem, which is %s, hash and data have none", p.RootFilesystem), "partition %q cannot have the file system %s", part.Label, fs)
 		}
 		if a.Content == ESP && kind != gpt.TypeESP {
 			p.find(key+".type", `write "esp"`, "partition %q has the content esp, but the type %s: firmware would not find it", part.Label, gpt.TypeName(kind))
@@ -447,7 +486,7 @@ func (p *planner) contents() {
 	for _, d := range p.disks {
 		for _, a := range d.Areas {
 			first, ok := found[a.Content]
-			if ok && a.Content != Blank && a.Content != EmptyFAT && p.Plan == Custom {
+			if ok && a.Content != Blank && a.Content != EmptyFAT && a.Content != EmptyExt4 && p.Plan == Custom {
 				p.find(strings.TrimPrefix(strings.TrimSuffix(a.Key, ".size-mib"), table)+".content", "leave it out in one", "two partitions have the content %s: %q and %q", a.Content, first.Label, a.Label)
 			}
 			if !ok {
@@ -459,6 +498,18 @@ func (p *planner) contents() {
 					hint += ", and image-layout.os-size-gib to at least 3"
 				}
 				p.find(strings.TrimPrefix(a.Key, table), hint, "partition %q has %d MiB, a FAT32 file system has at least %d", a.Label, a.SizeMiB, fat.MinSize/mib)
+			}
+			if a.Content == Data && p.DataFilesystem == XFS && a.SizeMiB > 0 && a.SizeMiB < minXFS {
+				p.find(strings.TrimPrefix(a.Key, table), fmt.Sprintf("raise %s to at least %d", a.Key, minXFS),
+					"partition %q has %d MiB, an XFS file system has at least %d", a.Label, a.SizeMiB, minXFS)
+			}
+			if a.Content == EmptyExt4 && a.SizeMiB*mib > ext4.MaxSize {
+				p.find(strings.TrimPrefix(a.Key, table), fmt.Sprintf("make it at most %d", ext4.MaxSize/mib),
+					"partition %q has %d MiB, an empty ext4 file system has at most %d", a.Label, a.SizeMiB, ext4.MaxSize/mib)
+			}
+			if a.Content == EmptyExt4 && a.SizeMiB > 0 && a.SizeMiB*mib < ext4.MinSize {
+				p.find(strings.TrimPrefix(a.Key, table), fmt.Sprintf("raise %s to at least %d", a.Key, ext4.MinSize/mib),
+					"partition %q has %d MiB, an ext4 file system has at least %d", a.Label, a.SizeMiB, ext4.MinSize/mib)
 			}
 		}
 	}

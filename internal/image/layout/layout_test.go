@@ -34,19 +34,19 @@ func TestBottlerocket(t *testing.T) {
 	}{
 		{"split", Layout{DataDisk: Split},
 			`disk 0: 2048|BIOS-BOOT@1+4|EFI-SYSTEM@5+5 esp|BOTTLEROCKET-BOOT-A@10+40|BOTTLEROCKET-ROOT-A@50+920 root|BOTTLEROCKET-HASH-A@970+10 hash|BOTTLEROCKET-RESERVED-A@980+25|` +
-				`EFI-BACKUP@1005+5|BOTTLEROCKET-BOOT-B@1010+40|BOTTLEROCKET-ROOT-B@1050+920|BOTTLEROCKET-HASH-B@1970+10|BOTTLEROCKET-RESERVED-B@1980+25|BOTTLEROCKET-PRIVATE@2005+41|@2046+1|disk 1: 1024|@1+1022 data`,
+				`EFI-BACKUP@1005+5|BOTTLEROCKET-BOOT-B@1010+40|BOTTLEROCKET-ROOT-B@1050+920|BOTTLEROCKET-HASH-B@1970+10|BOTTLEROCKET-RESERVED-B@1980+25|BOTTLEROCKET-PRIVATE@2005+41 ext4|@2046+1|disk 1: 1024|@1+1022 data`,
 			[]string{espSmall}},
 		{"unified", Layout{OSSizeGiB: 4},
 			`disk 0: 5120|BIOS-BOOT@1+4|EFI-SYSTEM@5+5 esp|BOTTLEROCKET-BOOT-A@10+80|BOTTLEROCKET-ROOT-A@90+1840 root|BOTTLEROCKET-HASH-A@1930+20 hash|BOTTLEROCKET-RESERVED-A@1950+55|` +
-				`EFI-BACKUP@2005+5|BOTTLEROCKET-BOOT-B@2010+80|BOTTLEROCKET-ROOT-B@2090+1840|BOTTLEROCKET-HASH-B@3930+20|BOTTLEROCKET-RESERVED-B@3950+55|BOTTLEROCKET-PRIVATE@4005+89|@4094+1024 data`,
+				`EFI-BACKUP@2005+5|BOTTLEROCKET-BOOT-B@2010+80|BOTTLEROCKET-ROOT-B@2090+1840|BOTTLEROCKET-HASH-B@3930+20|BOTTLEROCKET-RESERVED-B@3950+55|BOTTLEROCKET-PRIVATE@4005+89 ext4|@4094+1024 data`,
 			[]string{espSmall}},
 		{"one bank", Layout{Slots: 1, DataDisk: Split},
 			`disk 0: 2048|BIOS-BOOT@1+4|EFI-SYSTEM@5+10 esp|BOTTLEROCKET-BOOT-A@15+80|BOTTLEROCKET-ROOT-A@95+1840 root|BOTTLEROCKET-HASH-A@1935+20 hash|BOTTLEROCKET-RESERVED-A@1955+50|` +
-				`BOTTLEROCKET-PRIVATE@2005+41|@2046+1|disk 1: 1024|@1+1022 data`,
+				`BOTTLEROCKET-PRIVATE@2005+41 ext4|@2046+1|disk 1: 1024|@1+1022 data`,
 			[]string{espSmall}},
 		{"with room for a unified kernel image", Layout{Slots: 1, ESPSizeMiB: 59, DataSizeGiB: 3},
 			`disk 0: 5120|BIOS-BOOT@1+4|EFI-SYSTEM@5+59 esp|BOTTLEROCKET-BOOT-A@64+80|BOTTLEROCKET-ROOT-A@144+1840 root|BOTTLEROCKET-HASH-A@1984+20 hash|BOTTLEROCKET-RESERVED-A@2004+1|` +
-				`BOTTLEROCKET-PRIVATE@2005+41|@2046+3072 data`, nil},
+				`BOTTLEROCKET-PRIVATE@2005+41 ext4|@2046+3072 data`, nil},
 		{"too large an ESP", Layout{ESPSizeMiB: 30}, "", []string{"the EFI system partition has 30 MiB, it and the reserved partition have 30 together (make it at most 29, or raise image-layout.os-size-gib)"}},
 	} {
 		tt.layout.Plan = Bottlerocket
@@ -96,8 +96,8 @@ func TestPlans(t *testing.T) {
 		want     string
 		findings []string
 	}{
-		{"default", Layout{}, "disk 0: 1442|esp@1+128 esp|root_1.0.0@129+512 root|hash_1.0.0@641+16 hash|_empty@657+512|_empty@1169+16|data@1185+256 data", nil},
-		{"split", Layout{DataDisk: Split, Slots: 1, DiskSizeGiB: 1}, "disk 0: 1024|esp@1+128 esp|root_1.0.0@129+512 root|hash_1.0.0@641+16 hash|disk 1: 258|data@1+256 data", nil},
+		{"default", Layout{}, "disk 0: 1474|esp@1+128 esp|root_1.0.0@129+512 root|hash_1.0.0@641+16 hash|_empty@657+512|_empty@1169+16|private@1185+32 ext4|data@1217+256 data", nil},
+		{"split", Layout{DataDisk: Split, Slots: 1, DiskSizeGiB: 1}, "disk 0: 1024|esp@1+128 esp|root_1.0.0@129+512 root|hash_1.0.0@641+16 hash|private@657+32 ext4|disk 1: 258|data@1+256 data", nil},
 		{"slots", Layout{Slots: 3}, "", []string{"image-layout.slots is 3, want 1 or 2"}},
 		{"custom", Layout{Plan: Custom, DiskSizeGiB: 1, Partitions: []Partition{esp, root, hash,
 			{Label: "_empty", Type: "root", SizeMiB: 256}, {Label: "_empty", Type: "hash", SizeMiB: 3},
@@ -109,6 +109,16 @@ func TestPlans(t *testing.T) {
 			"disk 0: 330|esp@1+64 esp|sys-1.0.0@65+256 root|tree@321+3 hash|var@324+5", []string{"the size of its disk is not given"}},
 		{"no room to grow", Layout{Plan: Custom, DiskSizeGiB: 1, Partitions: []Partition{esp, root, hash, {Label: "a", Type: "var", SizeMiB: 699}, {Label: "b", Type: "var", Grow: true}}},
 			"disk 0: 1024|esp@1+64 esp|sys-1.0.0@65+256 root|tree@321+3 hash|a@324+699|b@1023+0", []string{"nothing is left of the 1024 MiB"}},
+		{"ext4 root", Layout{Plan: Custom, RootFilesystem: Ext4, Partitions: []Partition{esp, {Label: "r", Type: "root", SizeMiB: 256, Content: "root", Filesystem: "ext4"}, hash,
+			{Label: "a", Type: "var", SizeMiB: 8, Filesystem: "ext4"}, {Label: "b", Type: "var", SizeMiB: 9, Filesystem: "ext4"}}},
+			"disk 0: 342|esp@1+64 esp|r@65+256 root|tree@321+3 hash|a@324+8 ext4|b@332+9 ext4", nil},
+		{"other root", Layout{Plan: Custom, RootFilesystem: Ext4, RootCompression: Zstd, Partitions: []Partition{esp, root, hash}}, "disk 0: 325|esp@1+64 esp|sys-1.0.0@65+256 root|tree@321+3 hash",
+			[]string{`"image-layout.root-compression" does not go with the root file system ext4: it is for erofs`, `partition "sys-{version}" cannot have the file system erofs (esp is fat32, root has root-filesystem, which is ext4, hash and data have none)`}},
+		{"xfs", Layout{Slots: 1, DataFilesystem: XFS}, "disk 0: 990|esp@1+128 esp|root_1.0.0@129+512 root|hash_1.0.0@641+16 hash|private@657+32 ext4|data@689+300 data", nil},
+		{"small xfs", Layout{Slots: 1, DataFilesystem: XFS, DataSizeMiB: 299, DataDisk: Split}, "disk 0: 690|esp@1+128 esp|root_1.0.0@129+512 root|hash_1.0.0@641+16 hash|private@657+32 ext4|disk 1: 301|data@1+299 data",
+			[]string{`partition "data" has 299 MiB, an XFS file system has at least 300 (raise image-layout.data-size-mib to at least 300)`}},
+		{"small private", Layout{Slots: 1, PrivateSizeMiB: 7, DataDisk: Split}, "disk 0: 665|esp@1+128 esp|root_1.0.0@129+512 root|hash_1.0.0@641+16 hash|private@657+7 ext4|disk 1: 258|data@1+256 data",
+			[]string{`partition "private" has 7 MiB, an ext4 file system has at least 8 (raise image-layout.private-size-mib to at least 8)`}},
 		{"small FAT", Layout{Plan: Custom, Partitions: []Partition{esp, root, hash, {Label: "f", Type: "var", SizeMiB: 8, Filesystem: "fat32"}}},
 			"disk 0: 333|esp@1+64 esp|sys-1.0.0@65+256 root|tree@321+3 hash|f@324+8 fat32", []string{`partition "f" has 8 MiB, a FAT32 file system has at least 34 (raise image-layout.partitions[3].size-mib to at least 34)`}},
 	} {

@@ -20,7 +20,8 @@ import (
 
 // Machine is a virtual machine to be started.
 type Machine struct {
-	Disk string // raw image of the disk to boot from, /dev/vda in the guest
+	Disk   string // image of the disk to boot from, /dev/vda in the guest
+	Format string // of Disk, as QEMU names it; "" is raw
 	// Snapshot keeps what the guest writes in a temporary file, which is
 	// gone with the machine.
 	Snapshot bool
@@ -50,7 +51,10 @@ type Machine struct {
 
 	// NoReboot ends the machine when the guest reboots.
 	NoReboot bool
-	Extra    []string // further arguments for QEMU
+	// State is a file that [VM.Save] wrote: the guest goes on from there. The
+	// machine must be the one that was saved, with its disk as it was then.
+	State string
+	Extra []string // further arguments for QEMU
 }
 
 // Drive is a further disk, raw and read-only.
@@ -59,7 +63,7 @@ type Drive struct {
 	Serial string // the guest has it as /dev/disk/by-id/virtio-<serial>; may be ""
 }
 
-// VM is a machine that was started. Wait must be called.
+// VM is a machine that was started. Wait or Kill must be called.
 type VM struct {
 	// Accel is the accelerator that was chosen: "kvm" or "tcg".
 	Accel string
@@ -155,7 +159,7 @@ func Start(ctx context.Context, m Machine) (_ *VM, err error) {
 		return nil, fmt.Errorf("%s: %w", binaryName, err)
 	}
 	// The guest is stopped until the disk has its size.
-	if err := vm.begin(m); err != nil {
+	if err := vm.begin(ctx, m); err != nil {
 		// Mostly QEMU has ended by itself: an argument that it does not like.
 		_ = vm.cmd.Process.Kill()
 		_ = vm.cmd.Wait()
@@ -171,7 +175,7 @@ func Start(ctx context.Context, m Machine) (_ *VM, err error) {
 }
 
 func (m Machine) check() error {
-	files := []string{m.Disk, m.Kernel, m.Initrd}
+	files := []string{m.Disk, m.Kernel, m.Initrd, m.State}
 	if m.Kernel == "" {
 		files = append(files, m.Firmware.Code, m.Firmware.Vars)
 	}
@@ -200,7 +204,7 @@ func (m Machine) check() error {
 		if err != nil {
 			return err
 		}
-		if int64(m.GrowToGiB)<<30 < st.Size() {
+		if m.Format == "" && int64(m.GrowToGiB)<<30 < st.Size() {
 			return fmt.Errorf("%s has %d MiB already, more than the %d GiB to grow to", m.Disk, st.Size()>>20, m.GrowToGiB)
 		}
 	}
@@ -242,7 +246,7 @@ func (m Machine) args(accel, vars string) []string {
 		}
 	}
 	if m.Disk != "" {
-		d := "if=none,id=disk,format=raw,discard=unmap,file=" + escape(m.Disk)
+		d := "if=none,id=disk,format=" + cmp.Or(m.Format, "raw") + ",discard=unmap,file=" + escape(m.Disk)
 		if m.Snapshot {
 			d += ",snapshot=on"
 		}
@@ -256,15 +260,26 @@ func (m Machine) args(accel, vars string) []string {
 		}
 		a = append(a, "-drive", "if=none,id="+id+",format=raw,readonly=on,file="+escape(drive.Path), "-device", device)
 	}
+	if m.State != "" {
+		a = append(a, "-incoming", "exec:cat <"+quote(m.State))
+	}
 	return append(a, m.Extra...)
 }
 
 // escape doubles commas, which end an option in QEMU's arguments.
 func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
-func (vm *VM) begin(m Machine) (err error) {
+// quote makes one word of the shell of a path.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+func (vm *VM) begin(ctx context.Context, m Machine) (err error) {
 	if vm.monitor, err = newMonitor(vm.qmp); err != nil {
 		return err
+	}
+	if m.State != "" {
+		if err := vm.monitor.poll(ctx, "query-status", func(status string) (bool, error) { return status != "inmigrate", nil }); err != nil {
+			return err
+		}
 	}
 	if m.GrowToGiB > 0 {
 		// With a snapshot only the temporary overlay grows.
@@ -283,6 +298,56 @@ func (vm *VM) Exec(ctx context.Context, command string, stdout io.Writer) (int, 
 		vm.shell = NewShell(vm.console)
 	}
 	return vm.shell.Exec(ctx, command, stdout)
+}
+
+// Rebooted makes the next Exec wait for a shell anew. What ran in the old one,
+// and how it ended, is forgotten; a context that ended does no harm then.
+func (vm *VM) Rebooted() {
+	if vm.shell != nil {
+		vm.shell.up = false
+	}
+}
+
+// Save writes the state of the machine without its disks to a file, from which
+// another machine can go on, see [Machine.State]. Then, with the guest still
+// stopped and all it wrote in the disks' files, it calls stopped, which may copy them.
+func (vm *VM) Save(ctx context.Context, path string, stopped func() error) (err error) {
+	if err := vm.monitor.execute("stop", nil); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, vm.monitor.execute("cont", nil)) }()
+	// unless told, it keeps to what a network can take
+	if err := vm.monitor.execute("migrate-set-parameters", map[string]any{"max-bandwidth": int64(1) << 40}); err != nil {
+		return err
+	}
+	if err := vm.monitor.execute("migrate", map[string]any{"uri": "exec:cat >" + quote(path)}); err != nil {
+		return err
+	}
+	err = vm.monitor.poll(ctx, "query-migrate", func(status string) (bool, error) {
+		if status == "failed" || status == "cancelled" {
+			return false, fmt.Errorf("%s: saving the state of the machine %s", path, status)
+		}
+		return status == "completed", nil
+	})
+	if err != nil {
+		return err
+	}
+	return stopped()
+}
+
+// Kill ends the machine as a power cut does, with SIGKILL, and waits for its
+// end: Wait must not be called then.
+func (vm *VM) Kill() error {
+	if err := vm.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	err := vm.cmd.Wait()
+	vm.release()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
+		return nil
+	}
+	return fmt.Errorf("%s had ended before: %w: %s", binaryName, err, vm.stderr.text())
 }
 
 // PowerOff presses the power button: the guest shuts down, if it listens.

@@ -71,7 +71,7 @@ func TestFindFirmware(t *testing.T) {
 }
 
 func TestArgs(t *testing.T) {
-	m := Machine{Disk: "/a,b.img", Snapshot: true, Drives: []Drive{{Path: "/c.img", Serial: "oci"}}, CPUs: 2, NoReboot: true,
+	m := Machine{Disk: "/a,b.img", Snapshot: true, Drives: []Drive{{Path: "/c.img", Serial: "oci"}}, CPUs: 2, NoReboot: true, State: "/s t",
 		Firmware: Firmware{Code: "/code", Vars: "/vars"}, Extra: []string{"-vga", "std"}}
 	got := m.args("tcg", "/tmp/vars")
 	for _, want := range [][]string{
@@ -79,6 +79,7 @@ func TestArgs(t *testing.T) {
 		{"-drive", "if=none,id=disk,format=raw,discard=unmap,file=/a,,b.img,snapshot=on"},
 		{"-drive", "if=none,id=drive0,format=raw,readonly=on,file=/c.img", "-device", "virtio-blk-pci,drive=drive0,serial=oci"},
 		{"-drive", "if=pflash,format=raw,file=/tmp/vars"},
+		{"-incoming", "exec:cat <'/s t'"},
 	} {
 		if i := slices.Index(got, want[len(want)-1]); i < len(want)-1 || !slices.Equal(got[i-len(want)+1:i+1], want) {
 			t.Errorf("no %q in %q", want, got)
@@ -188,6 +189,65 @@ func TestStart(t *testing.T) {
 	}
 	if st, err := os.Stat(disk); err != nil || st.Size() != 1<<20 {
 		t.Error("the image changed", st, err)
+	}
+}
+
+// A machine that was saved goes on where it was: the firmware's shell waits for a
+// command, which it gets in another machine than the one it was started in.
+func TestSave(t *testing.T) {
+	installed(t)
+	if _, err := FindFirmware(); err != nil {
+		t.Skip(err)
+	}
+	dir := t.TempDir()
+	disk, copied, state := filepath.Join(dir, "disk"), filepath.Join(dir, "copy"), filepath.Join(dir, "it's state")
+	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	see := func(want string) *syncBuffer { return &syncBuffer{hit: make(chan struct{}), want: want} }
+	wait := func(b *syncBuffer) {
+		t.Helper()
+		select {
+		case <-b.hit:
+		case <-ctx.Done():
+			t.Fatalf("no %q in %q", b.want, b.buf.String())
+		}
+	}
+	m := Machine{Disk: disk, MemoryMiB: 128, Accel: "tcg"}
+	first := see("Shell> ")
+	m.Stdout = first
+	vm, err := Start(ctx, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(first)
+	if err := vm.Save(ctx, state, func() error { return copyFile(copied, disk) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Kill(); err != nil {
+		t.Error(err)
+	}
+	stdin, key := io.Pipe()
+	defer key.Close()
+	second := see("goes on")
+	m.Disk, m.State, m.Stdin, m.Stdout = copied, state, stdin, second
+	if vm, err = Start(ctx, m); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(key, "echo goe^s on\r"); err != nil {
+		t.Error(err)
+	}
+	wait(second)
+	if strings.Contains(second.buf.String(), "BdsDxe") {
+		t.Errorf("the firmware was started anew: %q", second.buf.String())
+	}
+	if err := vm.Kill(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(vm.dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is left (%v)", vm.dir, err)
 	}
 }
 

@@ -129,7 +129,8 @@ func Append(image []byte, sections []Section) ([]byte, error) {
 	if slices.ContainsFunc(image[end:tableEnd], func(b byte) bool { return b != 0 }) {
 		return bad("the space behind the section table is in use")
 	}
-	address, contentEnd := int64(0), int64(le.Uint32(image[opt+optHeadersSize:]))
+	contentEnd := int64(le.Uint32(image[opt+optHeadersSize:]))
+	address := contentEnd // the headers are loaded too
 	taken := map[string]bool{}
 	for at := table; at < end; at += sectionHeader {
 		h := image[at:]

@@ -1,8 +1,9 @@
 # Resolves the packages named as arguments from the RPMs below /slipway/rpms,
-# installs them into a root, and makes the parts of an image in /parts.
-# Runs as root, without network, loop devices or device mapper.
+# installs them into a root, and makes the parts of an image in /parts but for the
+# file system, which filesystem.sh makes. Runs as root, without network, loop
+# devices or device mapper.
 mkdir /tmp/repo /tmp/rpms
-root=/image/root
+root=/image/root parts=/parts
 mkdir -p "$root"
 
 echo "+ slipway: phase resolve"
@@ -38,13 +39,3 @@ find "$root/boot" -mindepth 1 -delete
 efi=/usr/lib/systemd/boot/efi
 [ ! -d "$root$efi" ] || efi=$root$efi
 cp "$efi/linux$SLIPWAY_EFI_ARCH.efi.stub" "$efi/systemd-boot$SLIPWAY_EFI_ARCH.efi" /parts/
-
-echo "+ slipway: phase filesystem"
-mkfs.erofs --quiet -zlz4hc,9 -C65536 -T"$SOURCE_DATE_EPOCH" -U"$SLIPWAY_UUID" /parts/root.erofs "$root"
-
-echo "+ slipway: phase verity"
-veritysetup format --format=1 --hash=sha256 --data-block-size=4096 --hash-block-size=4096 \
-  --uuid="$SLIPWAY_UUID" --salt="$SLIPWAY_SALT" --root-hash-file=/parts/root.hash /parts/root.erofs /parts/root.verity
-veritysetup verify --root-hash-file=/parts/root.hash /parts/root.erofs /parts/root.verity
-[ -z "${SLIPWAY_HOLD:-}" ] || exit 86
-rm -rf "$root"

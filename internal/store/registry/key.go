@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -15,6 +16,9 @@ import (
 	"strings"
 
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
+
+	"slipway/internal/sign"
+	"slipway/internal/sign/pkcs11"
 )
 
 // PasswordVariable is the environment variable with the password of an encrypted
@@ -24,7 +28,7 @@ const PasswordVariable = "COSIGN_PASSWORD"
 // PrivateKey signs manifests.
 type PrivateKey struct {
 	path   string
-	signer crypto.Signer // ed25519.PrivateKey or *ecdsa.PrivateKey of P-256
+	signer crypto.Signer // ed25519, or ECDSA P-256
 }
 
 // PublicKey is a key that manifests may be signed with.
@@ -38,8 +42,19 @@ type PublicKey struct {
 func (k *PublicKey) String() string { return fmt.Sprintf("%s (%s)", k.path, k.id) }
 
 // LoadPrivateKey reads a PEM file with a private key, ed25519 or ECDSA P-256: in
-// PKCS#8, or encrypted by cosign with the password in $COSIGN_PASSWORD.
+// PKCS#8, or encrypted by cosign with the password in $COSIGN_PASSWORD. A pkcs11:
+// URI names such a key in a token (see sign.Load).
 func LoadPrivateKey(path string) (*PrivateKey, error) {
+	if pkcs11.IsURI(path) {
+		key, err := sign.Load(path)
+		if err != nil {
+			return nil, err
+		}
+		if !supported(key.Public) {
+			return nil, fmt.Errorf("private key: %s is neither ed25519 nor ECDSA P-256", path)
+		}
+		return &PrivateKey{path, sign.Crypto(context.Background(), key.Signer)}, nil
+	}
 	block, err := readPEM(path)
 	if err != nil {
 		return nil, fmt.Errorf("private key: %w", err)
@@ -130,9 +145,9 @@ func readPEM(path string) (*pem.Block, error) {
 }
 
 // sign signs as cosign does: ed25519 the message itself, ECDSA its SHA-256, in
-// ASN.1 (and by RFC 6979, so that signing again gives the same).
+// ASN.1 (with a key in a file by RFC 6979, so that signing again gives the same).
 func (k *PrivateKey) sign(message []byte) ([]byte, error) {
-	if _, ok := k.signer.(ed25519.PrivateKey); ok {
+	if _, ok := k.signer.Public().(ed25519.PublicKey); ok {
 		return k.signer.Sign(nil, message, crypto.Hash(0))
 	}
 	sum := sha256.Sum256(message)

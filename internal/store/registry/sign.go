@@ -174,20 +174,25 @@ func (r *Registry) signatures(ctx context.Context, d digest.Digest) ([]ocispec.D
 // sign adds the signature of a manifest to those that are there already.
 func (r *Registry) sign(ctx context.Context, d digest.Digest, tag string, opts []remote.Option) error {
 	raw := r.payloadOf(d, tag)
-	signature, err := r.cfg.SignKey.sign(raw)
+	own, err := r.cfg.SignKey.Public()
 	if err != nil {
-		return &localError{fmt.Errorf("sign with %s: %w", r.cfg.SignKey.path, err)}
+		return &localError{err}
 	}
-	encoded := base64.StdEncoding.EncodeToString(signature)
 	there, err := r.signatures(ctx, d)
 	if err != nil && !errors.Is(err, ErrBadSignature) && !errors.Is(err, ErrCorrupt) {
 		return err
 	}
 	if slices.ContainsFunc(there, func(l ocispec.Descriptor) bool {
-		return l.Annotations[signatureAnnotation] == encoded && l.Digest == digest.FromBytes(raw)
+		signature, err := base64.StdEncoding.DecodeString(l.Annotations[signatureAnnotation])
+		return err == nil && l.Digest == digest.FromBytes(raw) && own.verify(raw, signature)
 	}) {
 		return nil
 	}
+	signature, err := r.cfg.SignKey.sign(raw)
+	if err != nil {
+		return &localError{fmt.Errorf("sign with %s: %w", r.cfg.SignKey.path, err)}
+	}
+	encoded := base64.StdEncoding.EncodeToString(signature)
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	for _, l := range there {
 		content, err := r.fetchSmall(ctx, l, maxPayload)

@@ -24,6 +24,9 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
+
+	"slipway/internal/sign/pkcs11"
+	"slipway/internal/sign/pkcs11/pkcs11test"
 )
 
 // pair is a private key and its public key, as files.
@@ -391,5 +394,31 @@ func TestPayload(t *testing.T) {
 	}
 	if !json.Valid(r.payloadOf(d, "a\"b")) {
 		t.Error("the payload is no JSON")
+	}
+}
+
+// A key in a token signs as one in a file.
+func TestTokenKey(t *testing.T) {
+	token, err := pkcs11test.New(t.TempDir(), "team", "271828")
+	if err = errors.Join(err, token.Generate("EC:prime256v1", "cache", "01"), token.Generate("rsa:2048", "rsa", "02")); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(pkcs11test.EnvConfig, token.Config)
+	t.Setenv(pkcs11.EnvPIN, token.PIN)
+	k, err := LoadPrivateKey(token.URI("cache"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := k.Public()
+	if err != nil {
+		t.Fatal(err)
+	}
+	message := []byte("message")
+	signature, err := k.sign(message)
+	if err != nil || !public.verify(message, signature) || public.verify([]byte("massage"), signature) {
+		t.Errorf("signature %x (%v)", signature, err)
+	}
+	if _, err := LoadPrivateKey(token.URI("rsa")); err == nil || !strings.Contains(err.Error(), "is neither ed25519 nor ECDSA P-256") {
+		t.Errorf("RSA: %v", err)
 	}
 }
