@@ -37,14 +37,20 @@ image: tool ## build Dinghy's default image from source
 test: ## run the tests
 	$(call install-missing,$(TEST_HOST))
 	go test -timeout 40m ./...
+	cd os/sources && go test ./...
 
 kill-test: ## kill 200 builds at random times and check that the next ones are right
 	$(call install-missing,$(TEST_HOST))
 	go test ./internal/cli -count=1 -v -run 'TestKills|TestResume|TestConcurrentBuilds' -kills=200 -timeout 120m
 
-lint: ## gofmt, vet, golangci-lint, shell syntax
+# packages that os/ has copies of, since its module stands alone: see docs/decisions/0012
+COPIED := update:update image/gpt:internal/gpt image/verity:internal/verity
+
+lint: ## gofmt, vet, golangci-lint, shell syntax, copies that differ
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "gofmt would change:" $$bad >&2; exit 1; }
 	go run $(GOLANGCI_LINT) run ./...
+	@for p in $(COPIED); do for f in os/sources/$${p#*:}/*.go; do cmp internal/$${p%:*}/$${f##*/} $$f || exit 1; done; done
+	cd os/sources && go vet ./...
 	for f in $$(git ls-files '*.sh' .ci/run internal/sdk/pack/mktoolchain) $$(git grep -lI '^#!/bin/bash' bench); do bash -n $$f || exit 1; done
 
 boot-test: image ## boot the default image in QEMU and check what runs in it
