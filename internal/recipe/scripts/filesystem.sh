@@ -24,7 +24,8 @@ case $SLIPWAY_FILESYSTEM in
 erofs)
   built_in CONFIG_EROFS_FS
   case $SLIPWAY_COMPRESSION in
-  lz4hc) built_in CONFIG_EROFS_FS_ZIP; level=9 ;;
+  # level 9 takes twice the time and saves 1.5 %
+  lz4hc) built_in CONFIG_EROFS_FS_ZIP; level=4 ;;
   zstd) built_in CONFIG_EROFS_FS_ZIP_ZSTD; level=15 ;;
   esac
   mkfs.erofs --quiet -z"$SLIPWAY_COMPRESSION,$level" -C65536 -T"$SOURCE_DATE_EPOCH" -U"$SLIPWAY_UUID" \
@@ -101,6 +102,5 @@ esac
 echo "+ slipway: phase verity"
 veritysetup format --format=1 --hash=sha256 --data-block-size=4096 --hash-block-size=4096 \
   --uuid="$SLIPWAY_UUID" --salt="$SLIPWAY_SALT" --root-hash-file="$parts/root.hash" "$made" "$parts/root.verity"
-veritysetup verify --root-hash-file="$parts/root.hash" "$made" "$parts/root.verity"
 [ -z "${SLIPWAY_HOLD:-}" ] || exit 86
 rm -rf "$root"
