@@ -15,6 +15,7 @@ import (
 	"slices"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"dinghy/internal/boot"
 	"dinghy/internal/datastore"
@@ -50,7 +51,8 @@ type host struct {
 	tries     int // boots that a new system has to become good
 	now       func() time.Time
 	ops       durable.Ops
-	log       io.Writer
+	log       io.Writer // what was done or asked for
+	warn      io.Writer // what is odd
 }
 
 // state is what cannot be seen on the disk.
@@ -170,7 +172,7 @@ func (h *host) look() (s situation, err error) {
 		hash, err := rootHash(s.images[i].Path())
 		switch {
 		case err != nil:
-			fmt.Fprintf(h.log, "ignored: %v\n", err)
+			fmt.Fprintf(h.warn, "ignored: %v\n", err)
 		case hash == s.hash:
 			s.running = &s.images[i]
 		case s.other.Holds(s.table, hash) && s.second == nil:
@@ -420,7 +422,31 @@ func (h *host) room(need int64, s situation) error {
 // the boot loader, other than that of the running system.
 func (h *host) strangers(s situation) ([]string, error) {
 	names, err := filepath.Glob(filepath.Join(h.images(), h.release.ID+"_*.efi*"))
-	return slices.DeleteFunc(names, func(n string) bool { return s.running != nil && n == s.running.Path() }), err
+	if err != nil || s.running == nil {
+		return names, err
+	}
+	names = slices.DeleteFunc(names, func(n string) bool { return n == s.running.Path() })
+	for _, n := range names {
+		if first := firstBlock(n); first != 0 && first == firstBlock(s.running.Path()) {
+			return nil, fmt.Errorf("%s and %s are the same blocks, as a power cut within a rename leaves them: removing one would destroy both; run fsck.vfat on the EFI system partition", n, s.running.Path())
+		}
+	}
+	return names, nil
+}
+
+// firstBlock is where a file begins on its file system, 0 where that is not told.
+func firstBlock(path string) int32 {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	const fibmap = 1 // FIBMAP of <linux/fs.h>
+	var block int32
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), fibmap, uintptr(unsafe.Pointer(&block))); errno != 0 {
+		return 0
+	}
+	return block
 }
 
 // fill writes root and hash to the other slot, unless they are there.

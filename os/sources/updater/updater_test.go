@@ -286,22 +286,126 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// A repository that went back to an older state is not believed.
-func TestOlderMetadata(t *testing.T) {
+// TestMetadata changes metadata as who controls the server or the line to it
+// could, and who has some of the keys. The machine has seen version 2 of all.
+func TestMetadata(t *testing.T) {
+	t.Parallel()
+	read := func(t *testing.T, w *world, name string) []byte {
+		t.Helper()
+		return must[[]byte](t)(os.ReadFile(filepath.Join(w.repo.dir, name)))
+	}
+	write := func(t *testing.T, w *world, name string, data []byte) {
+		t.Helper()
+		ok(t, os.WriteFile(filepath.Join(w.repo.dir, name), data, 0o644))
+	}
+	expired := func(role string) func(*testing.T, *world) {
+		return func(t *testing.T, w *world) {
+			w.repo.past = role
+			w.repo.publish(t)
+		}
+	}
+	// mixed publishes version 3, but with a file of version 2 among the others.
+	mixed := func(file string) func(*testing.T, *world) {
+		return func(t *testing.T, w *world) {
+			w.repo.publish(t)
+			write(t, w, "3."+file, read(t, w, "2."+file))
+		}
+	}
+	for name, c := range map[string]struct {
+		attack func(t *testing.T, w *world)
+		want   string
+	}{
+		"expired timestamp": {expired("timestamp"), "timestamp.json is expired"},
+		"expired snapshot":  {expired("snapshot"), "snapshot.json is expired"},
+		"expired targets":   {expired("targets"), "new targets is expired"},
+		"expired root": {func(t *testing.T, w *world) {
+			w.repo.past = "root"
+			w.repo.publishRoot(t, 2)
+		}, "final root.json is expired"},
+		"replayed timestamp": {func(t *testing.T, w *world) {
+			write(t, w, "timestamp.json", read(t, w, "older"))
+		}, "new timestamp version 1 must be >= 2"},
+		"replayed snapshot": {func(t *testing.T, w *world) {
+			w.repo.publishTimestamp(t, 3, 1)
+		}, "new snapshot version 1 must be >= 2"},
+		"mixed snapshot": {mixed("snapshot.json"), "expected 3, got 2"},
+		"mixed targets":  {mixed("targets.json"), "expected targets version 3, got 2"},
+		"timestamp of another repository": {func(t *testing.T, w *world) {
+			other := newWorld(t, one)
+			for range 3 {
+				other.repo.publish(t)
+			}
+			write(t, w, "timestamp.json", read(t, other, "timestamp.json"))
+		}, "Verifying timestamp failed, not enough signatures, got 0, want 1"},
+		"targets of another repository": {func(t *testing.T, w *world) {
+			w.repo.publish(t)
+			other := newWorld(t, one)
+			for range 3 {
+				other.repo.publish(t)
+			}
+			write(t, w, "3.targets.json", read(t, other, "3.targets.json"))
+		}, "Verifying targets failed, not enough signatures, got 0, want 1"},
+		"root of another repository": {func(t *testing.T, w *world) {
+			other := newRepository(t)
+			other.publishRoot(t, 2)
+			write(t, w, "2.root.json", must[[]byte](t)(os.ReadFile(filepath.Join(other.dir, "2.root.json"))))
+		}, "Verifying root failed, not enough signatures, got 0, want 1"},
+		"key of another role": {func(t *testing.T, w *world) {
+			w.repo.keys["timestamp"] = w.repo.keys["snapshot"]
+			w.repo.publish(t)
+		}, "Verifying timestamp failed"},
+		"changed after signing": {func(t *testing.T, w *world) {
+			w.repo.publish(t)
+			write(t, w, "3.targets.json", bytes.Replace(read(t, w, "3.targets.json"), []byte(`"length":`), []byte(`"length":1`), 1))
+		}, "Verifying targets failed"},
+		"truncated timestamp": {func(t *testing.T, w *world) {
+			write(t, w, "timestamp.json", read(t, w, "timestamp.json")[:100])
+		}, "unexpected end of JSON input"},
+		"endless timestamp": {func(t *testing.T, w *world) {
+			write(t, w, "timestamp.json", bytes.Repeat([]byte(" "), 1<<20+1))
+		}, "timestamp.json is larger than 1048576 bytes"},
+		"endless targets": {func(t *testing.T, w *world) {
+			w.repo.publish(t)
+			write(t, w, "3.targets.json", bytes.Repeat([]byte(" "), 16<<20+1))
+		}, "3.targets.json is larger than 16777216 bytes"},
+		"missing timestamp": {func(t *testing.T, w *world) { ok(t, os.Remove(w.repo.dir+"/timestamp.json")) }, "timestamp.json"},
+		"missing snapshot":  {func(t *testing.T, w *world) { w.repo.publishTimestamp(t, 3, 3) }, "3.snapshot.json"},
+		"older manifest": {func(t *testing.T, w *world) {
+			before := read(t, w, "targets/"+filepath.Base(w.repo.path(update.ManifestTarget)))
+			w.repo.add(t, three, "1.0.0")
+			w.repo.publish(t)
+			ok(t, os.WriteFile(w.repo.path(update.ManifestTarget), before, 0o644))
+		}, "target manifest.json: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, one)
+			w.repo.add(t, two, "1.0.0")
+			w.repo.publish(t)
+			write(t, w, "older", read(t, w, "timestamp.json"))
+			w.repo.publish(t)
+			ok(t, w.check(t.Context(), false))
+			c.attack(t, w)
+			err := w.prepare(t.Context(), false)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+			t.Log(err)
+			equal(t, "boots", w.bootable(t), []string{"1.0.0"})
+			if err := w.activate(); err == nil {
+				t.Error("it can be activated")
+			}
+		})
+	}
+}
+
+// What a power cut left of the metadata that were seen is no hindrance.
+func TestDamagedMetadata(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, one)
 	w.repo.add(t, two, "1.0.0")
 	w.repo.publish(t)
-	older := must[[]byte](t)(os.ReadFile(w.repo.dir + "/timestamp.json"))
-	w.repo.publish(t)
 	ok(t, w.check(t.Context(), false))
-	newer := must[[]byte](t)(os.ReadFile(w.repo.dir + "/timestamp.json"))
-	ok(t, os.WriteFile(w.repo.dir+"/timestamp.json", older, 0o644))
-	if err := w.check(t.Context(), false); err == nil || !strings.Contains(err.Error(), "version") {
-		t.Errorf("an older timestamp: %v", err)
-	}
-	ok(t, os.WriteFile(w.repo.dir+"/timestamp.json", newer, 0o644))
-	// what a power cut left of what was seen
 	for _, file := range must[[]string](t)(filepath.Glob(w.dir + "/repository/seen/*")) {
 		ok(t, os.Truncate(file, 10))
 	}

@@ -191,21 +191,39 @@ type repository struct {
 	targets  map[string][]byte
 	manifest update.Manifest
 	expires  time.Time
+	past     string // role whose metadata have expired
 }
 
 func newRepository(t *testing.T) *repository {
 	r := &repository{dir: t.TempDir(), keys: map[string]ed25519.PrivateKey{}, targets: map[string][]byte{}, expires: time.Now().Add(time.Hour)}
 	r.manifest.Schema = update.Schema
 	ok(t, os.Mkdir(filepath.Join(r.dir, "targets"), 0o755))
-	root := metadata.Root(r.expires)
 	for _, role := range []string{"root", "timestamp", "snapshot", "targets"} {
-		public, private, err := ed25519.GenerateKey(rand.Reader)
+		_, private, err := ed25519.GenerateKey(rand.Reader)
 		ok(t, err)
 		r.keys[role] = private
-		ok(t, root.Signed.AddKey(must[*metadata.Key](t)(metadata.KeyFromPublicKey(public)), role))
 	}
-	sign(t, r, root, "root", "1.root.json")
+	r.publishRoot(t, 1)
 	return r
+}
+
+// publishRoot signs a root with the keys as its version.
+func (r *repository) publishRoot(t *testing.T, version int64) {
+	t.Helper()
+	root := metadata.Root(r.until("root"))
+	root.Signed.Version = version
+	for role, private := range r.keys {
+		ok(t, root.Signed.AddKey(must[*metadata.Key](t)(metadata.KeyFromPublicKey(private.Public())), role))
+	}
+	sign(t, r, root, "root", fmt.Sprintf("%d.root.json", version))
+}
+
+// until is when metadata of the role expire that are signed now.
+func (r *repository) until(role string) time.Time {
+	if role == r.past {
+		return time.Now().Add(-time.Hour)
+	}
+	return r.expires
 }
 
 func sign[T metadata.Roles](t *testing.T, r *repository, m *metadata.Metadata[T], role, name string) {
@@ -254,7 +272,7 @@ func (r *repository) publish(t *testing.T) {
 	t.Helper()
 	r.version++
 	r.target(update.ManifestTarget, must[[]byte](t)(r.manifest.Marshal()))
-	targets := metadata.Targets(r.expires)
+	targets := metadata.Targets(r.until("targets"))
 	targets.Signed.Version = r.version
 	for name, data := range r.targets {
 		info := must[*metadata.TargetFiles](t)(metadata.TargetFile().FromBytes(name, data, "sha256"))
@@ -262,13 +280,19 @@ func (r *repository) publish(t *testing.T) {
 		ok(t, os.WriteFile(r.path(name), data, 0o644))
 	}
 	sign(t, r, targets, "targets", fmt.Sprintf("%d.targets.json", r.version))
-	snapshot := metadata.Snapshot(r.expires)
+	snapshot := metadata.Snapshot(r.until("snapshot"))
 	snapshot.Signed.Version = r.version
 	snapshot.Signed.Meta["targets.json"] = metadata.MetaFile(r.version)
 	sign(t, r, snapshot, "snapshot", fmt.Sprintf("%d.snapshot.json", r.version))
-	timestamp := metadata.Timestamp(r.expires)
-	timestamp.Signed.Version = r.version
-	timestamp.Signed.Meta["snapshot.json"] = metadata.MetaFile(r.version)
+	r.publishTimestamp(t, r.version, r.version)
+}
+
+// publishTimestamp signs a timestamp that names a version of the snapshot.
+func (r *repository) publishTimestamp(t *testing.T, version, snapshot int64) {
+	t.Helper()
+	timestamp := metadata.Timestamp(r.until("timestamp"))
+	timestamp.Signed.Version = version
+	timestamp.Signed.Meta["snapshot.json"] = metadata.MetaFile(snapshot)
 	sign(t, r, timestamp, "timestamp", "timestamp.json")
 }
 
@@ -320,7 +344,7 @@ func newWorld(t *testing.T, first built) *world {
 	ok(t, w.conf.Set("updates.repository", w.repo.dir))
 	w.host = &host{
 		disk: w.disk, esp: filepath.Join(dir, "esp"), dir: filepath.Join(dir, "state"), arch: "x86_64", machineID: "0123",
-		root: filepath.Join(w.repo.dir, "1.root.json"), settings: []datastore.Tree{w.conf}, tries: 3, now: time.Now, log: &w.log,
+		root: filepath.Join(w.repo.dir, "1.root.json"), settings: []datastore.Tree{w.conf}, tries: 3, now: time.Now, log: &w.log, warn: &w.log,
 	}
 	ok(t, os.MkdirAll(w.images(), 0o755))
 	ok(t, os.WriteFile(filepath.Join(w.images(), "dinghy_"+first.version+".efi"), first.uki, 0o644))

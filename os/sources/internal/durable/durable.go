@@ -59,6 +59,15 @@ func (o Ops) Rename(from, to string) error {
 	if err := os.Rename(from, to); err != nil {
 		return err
 	}
+	// FAT keeps size and place of a file in its folder, and writes them with the
+	// file alone: after a sync of the folder only, the file may be an empty one.
+	if st, err := os.Lstat(to); err != nil {
+		return err
+	} else if st.Mode().IsRegular() {
+		if err := SyncDir(to); err != nil { // fsync(2) is the same for both
+			return err
+		}
+	}
 	return SyncDir(filepath.Dir(to))
 }
 
