@@ -8,7 +8,7 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 # Debian packages that the host needs, by what needs them
 BUILD_HOST := runc mmdebstrap
 RUN_HOST := qemu-system-x86 qemu-utils ovmf e2fsprogs
-TEST_HOST := runc mmdebstrap rpm dnf createrepo-c strace gdisk dosfstools e2fsprogs erofs-utils cryptsetup-bin qemu-system-x86 qemu-utils ovmf sbsigntool openssl opensc softhsm2
+TEST_HOST := gcc libc6-dev runc mmdebstrap rpm dnf createrepo-c strace gdisk dosfstools e2fsprogs erofs-utils cryptsetup-bin qemu-system-x86 qemu-utils ovmf sbsigntool openssl opensc softhsm2
 
 # install-missing: install what is missing of the packages in $(1), and say so
 define install-missing

@@ -19,6 +19,7 @@ import (
 	"slipway/internal/graph"
 	"slipway/internal/image"
 	"slipway/internal/progress"
+	"slipway/internal/recipe"
 	"slipway/internal/workspace"
 )
 
@@ -33,8 +34,9 @@ type RebuildOptions struct {
 
 // Rebuild builds the named targets a second time and compares what comes out, bit
 // by bit, with their stored results. The second build is from nothing: an engine
-// of its own with empty caches, a copy of the workspace elsewhere, and another
-// number of processors. RPMs of other targets are the stored ones. Nothing of it is stored.
+// of its own with empty caches, a copy of the workspace elsewhere, another clock, and
+// another number of processors. RPMs of other targets are the stored ones. Nothing of
+// it is stored.
 func (b *Builder) Rebuild(ctx context.Context, names []string, opt RebuildOptions) (list []*Verified, err error) {
 	targets, err := b.closure(names)
 	if err != nil {
@@ -91,8 +93,12 @@ func (b *Builder) Rebuild(ctx context.Context, names []string, opt RebuildOption
 		return nil, err
 	}
 	b.display.Total(len(first))
-	b.display.Print("second build: %d processors instead of %d, workspace and engine in %s; the clock is not shifted",
-		again.cpus, runtime.NumCPU(), filepath.Dir(again.ws.Root))
+	clock := fmt.Sprintf("clock %d days ahead", recipe.ClockShift/(24*time.Hour))
+	if !again.fastClock {
+		clock = "clock as it is, since the SDK has no C compiler"
+	}
+	b.display.Print("second build: %d processors instead of %d, %s, workspace and engine in %s",
+		again.cpus, runtime.NumCPU(), clock, filepath.Dir(again.ws.Root))
 	jobs := map[string]*job{}
 	var all []*job
 	var todo []*graph.Target
@@ -296,10 +302,16 @@ func (b *Builder) elsewhere(ctx context.Context) (again *Builder, remove func() 
 	again.cpus = runtime.NumCPU() + 1
 	again.sdk = b.sdk
 	// not to be interrupted: a daemon that has been started must be ended
-	if _, err := again.connect(context.WithoutCancel(ctx)); err != nil {
+	client, err := again.connect(context.WithoutCancel(ctx))
+	if err != nil {
 		return nil, remove, err
 	}
-	return again, remove, ctx.Err()
+	_, err = client.Solve(ctx, engine.Job{Name: "clock", Def: again.sandbox().Clock().State, Stores: again.stores()})
+	var exit *engine.ExitError
+	if again.fastClock = err == nil; errors.As(err, &exit) && exit.ExitCode == recipe.ExitNoCompiler {
+		err = nil
+	}
+	return again, remove, err
 }
 
 // sweepElsewhere takes away what killed processes left.

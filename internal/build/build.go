@@ -79,6 +79,7 @@ type Builder struct {
 	sdk        *sdk.Image // nil until it is needed
 	hold       bool       // recipes are to keep their sandboxes, see recipe.Sandbox
 	cpus       int        // Jobs of recipe.Sandbox
+	fastClock  bool       // FastClock of recipe.Sandbox
 	logs       string     // folder of logs
 }
 
@@ -627,7 +628,7 @@ func (b *Builder) skip(t *graph.Target) {
 func (b *Builder) triple() string { return b.opt.Arch + "-" + b.ws.Config.Vendor + "-linux-gnu" }
 
 func (b *Builder) sandbox() recipe.Sandbox {
-	return recipe.Sandbox{SDKDigest: b.sdk.Digest, Arch: b.opt.Arch, Target: b.triple(), Epoch: b.ws.Config.ReleaseEpoch, Hold: b.hold, Jobs: b.cpus}
+	return recipe.Sandbox{SDKDigest: b.sdk.Digest, Arch: b.opt.Arch, Target: b.triple(), Epoch: b.ws.Config.ReleaseEpoch, Hold: b.hold, Jobs: b.cpus, FastClock: b.fastClock}
 }
 
 // rpmBlobs are the RPMs among a target's inputs, as blobs of the result store.

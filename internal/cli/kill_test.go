@@ -153,7 +153,7 @@ func (s *site) freshCache() {
 		if i > 0 { // the lock is the same
 			cache = s.TempDir()
 		}
-		s.check(pinSDK(root, cache))
+		s.check(pinSDK(root, cache, fixtureSDK))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,20 +31,30 @@ import (
 )
 
 // sdkPackages are the packages of this machine whose files make the fixture
-// SDK, with the libraries that their programs need. It has neither compiler nor
-// dnf.
+// SDK, with the libraries that their programs need. It has no dnf, and a compiler
+// only where a test asks for one.
 var sdkPackages = []string{"bash", "dash", "coreutils", "sed", "grep", "diffutils", "file", "findutils", "tar", "gzip", "mawk", "util-linux", "libmagic-mgc", "rpm", "rpm-common"}
 
-var sdkPruned = regexp.MustCompile(`^usr/share/(doc|man|locale|info|lintian|bash-completion|bug)(/|$)`)
+// compilerPackages make a C compiler.
+var compilerPackages = []string{"gcc", "gcc-12", "cpp-12", "binutils", "binutils-x86-64-linux-gnu", "libgcc-12-dev", "libc6-dev", "linux-libc-dev"}
 
-// fixtureSDK is an OCI image layout with an SDK for workspaces that have the
-// settings of testdata/base, made once.
-var fixtureSDK = sync.OnceValues(func() (*sdk.Image, error) {
+var sdkPruned = regexp.MustCompile(`^usr/share/(doc|man|locale|info|lintian|bash-completion|bug)(/|$)|/lto1$|/[^/]*lto-dump[^/]*$`)
+
+// The fixture SDKs: OCI image layouts for workspaces that have the settings of
+// testdata/base, made once.
+var (
+	fixtureSDK  = sync.OnceValues(func() (*sdk.Image, error) { return makeSDK("sdk", sdkPackages) })
+	compilerSDK = sync.OnceValues(func() (*sdk.Image, error) {
+		return makeSDK("sdk-compiler", slices.Concat(sdkPackages, compilerPackages))
+	})
+)
+
+func makeSDK(name string, packages []string) (*sdk.Image, error) {
 	ws, err := workspace.Load("testdata/base")
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(scratch, "sdk")
+	dir := filepath.Join(scratch, name)
 	if err := os.MkdirAll(filepath.Join(dir, "blobs", "sha256"), 0o755); err != nil {
 		return nil, err
 	}
@@ -53,7 +64,7 @@ var fixtureSDK = sync.OnceValues(func() (*sdk.Image, error) {
 	}
 	defer layer.Close()
 	sum := sha256.New()
-	if err := writeSDK(io.MultiWriter(layer, sum), ws); err != nil {
+	if err := writeSDK(io.MultiWriter(layer, sum), ws, packages); err != nil {
 		return nil, err
 	}
 	info, err := layer.Stat()
@@ -80,17 +91,21 @@ var fixtureSDK = sync.OnceValues(func() (*sdk.Image, error) {
 	index, merr := json.Marshal(v1.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: v1.MediaTypeImageIndex, Manifests: []v1.Descriptor{manifest}})
 	return &sdk.Image{Layout: dir, Digest: manifest.Digest.String(), Size: desc.Size},
 		errors.Join(err, merr, os.WriteFile(filepath.Join(dir, "index.json"), index, 0o644))
-})
+}
 
-// sdk: writes a slipway.lock that pins the fixture SDK, and puts the SDK into
-// the cache under the key of that lock.
-func cmdSDK(ts *testscript.TestScript, _ bool, _ []string) {
-	ts.Check(pinSDK(ts.MkAbs("."), ts.Getenv("SLIPWAY_CACHE")))
+// sdk [compiler]: writes a slipway.lock that pins a fixture SDK, and puts the SDK
+// into the cache under the key of that lock.
+func cmdSDK(ts *testscript.TestScript, _ bool, args []string) {
+	fixture := fixtureSDK
+	if slices.Equal(args, []string{"compiler"}) {
+		fixture = compilerSDK
+	}
+	ts.Check(pinSDK(ts.MkAbs("."), ts.Getenv("SLIPWAY_CACHE"), fixture))
 }
 
 // pinSDK does what the command sdk does for the workspace at root.
-func pinSDK(root, cache string) error {
-	image, err := fixtureSDK()
+func pinSDK(root, cache string, fixture func() (*sdk.Image, error)) error {
+	image, err := fixture()
 	if err != nil {
 		return err
 	}
@@ -111,12 +126,12 @@ func pinSDK(root, cache string) error {
 }
 
 // writeSDK writes the root filesystem as a tar.
-func writeSDK(w io.Writer, ws *workspace.Workspace) error {
+func writeSDK(w io.Writer, ws *workspace.Workspace, packages []string) error {
 	root := map[string]string{} // path in the SDK to file of this machine
 	var programs []string
 	// fails where one is not installed; what builds cannot do without,
 	// engineMissing looks for
-	list, err := exec.Command("dpkg", append([]string{"-L"}, sdkPackages...)...).Output()
+	list, err := exec.Command("dpkg", append([]string{"-L"}, packages...)...).Output()
 	if len(list) == 0 {
 		return fmt.Errorf("dpkg -L: %w", err)
 	}
@@ -140,7 +155,7 @@ func writeSDK(w io.Writer, ws *workspace.Workspace) error {
 		if err := add(name); err != nil {
 			return err
 		}
-		if info.Mode().IsRegular() && isELF(name) {
+		if info.Mode().IsRegular() && isLinked(name) {
 			programs = append(programs, name)
 		}
 	}
@@ -180,7 +195,7 @@ func writeSDK(w io.Writer, ws *workspace.Workspace) error {
 			return err
 		}
 	}
-	links := map[string]string{"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "usr/bin/awk": "mawk"}
+	links := map[string]string{"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "usr/bin/awk": "mawk", "usr/bin/cc": "gcc"}
 	files := map[string]string{
 		"etc/passwd": "root:x:0:0:root:/root:/bin/bash\nbuilder:x:1000:1000::/home/builder:/bin/bash\n",
 		"etc/group":  "root:x:0:\nbuilder:x:1000:\n",
@@ -247,13 +262,13 @@ func copyInto(entry func(tar.Header, io.Reader) error, name, from string) error 
 	return entry(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: int64(info.Mode().Perm()), Size: int64(len(text))}, bytes.NewReader(text))
 }
 
-func isELF(name string) bool {
-	f, err := os.Open(name)
+// isLinked tells whether a file is a program or library in ELF, which may need
+// libraries.
+func isLinked(name string) bool {
+	f, err := elf.Open(name)
 	if err != nil {
 		return false
 	}
 	defer f.Close()
-	magic := make([]byte, 4)
-	_, err = io.ReadFull(f, magic)
-	return err == nil && string(magic) == "\x7fELF"
+	return f.Type == elf.ET_EXEC || f.Type == elf.ET_DYN
 }

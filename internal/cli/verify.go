@@ -26,10 +26,10 @@ damaged files below build/ again. Without a target it takes the default variant.
 
 With --rebuild it builds the targets a second time instead, from nothing: with an
 engine of its own, whose caches are empty, in a copy of the workspace at another
-place, and with another number of processors. What comes out is compared bit by
-bit with the stored results, and differences are shown by the member in which they
-lie: header tag of an RPM, file, section of an object file, partition of a disk.
-Logs of second builds appear in build/logs/verify/.
+place, with a clock that is 400 days ahead, and with another number of processors.
+What comes out is compared bit by bit with the stored results, and differences are
+shown by the member in which they lie: header tag of an RPM, file, section of an
+object file, partition of a disk. Logs of second builds appear in build/logs/verify/.
 
 The exit status is 1 if anything is wrong.`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {

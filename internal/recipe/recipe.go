@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/solver/pb"
@@ -21,6 +22,9 @@ import (
 
 // ExitHeld is the exit status of a sandbox with Hold whose script did all its work.
 const ExitHeld = 86
+
+// ExitNoCompiler is the exit status of [Sandbox.Clock] in an SDK without cc.
+const ExitNoCompiler = 127
 
 // generation is part of every key: raise it whenever the Go part of a recipe
 // changes what it makes. Changed scripts change keys by themselves.
@@ -64,6 +68,19 @@ var imageScript string
 //go:embed scripts/filesystem.sh
 var filesystemScript string
 
+// ClockShift is by how much a fast clock is ahead: year, month, day, hour, minute
+// and second are others.
+const ClockShift = 400*24*time.Hour + 7*time.Hour + 11*time.Minute + 13*time.Second
+
+// clockFile is where sandboxes see the library that shifts the clock.
+const clockFile = "/slipway/clock.so"
+
+//go:embed scripts/clock.c
+var clockSource string
+
+const clockScript = `cc -O2 -fPIC -shared -nostdlib -D_GNU_SOURCE -DSHIFT="$1L" -o /out/clock.so /slipway/source/clock.c
+echo "$2" >/out/ld.so.preload`
+
 // measureScript and jobsScript come before other scripts. They decide nothing of
 // what is made and stay out of the versions.
 var (
@@ -88,6 +105,7 @@ type Sandbox struct {
 	Epoch     int64  // SOURCE_DATE_EPOCH, seconds
 	Jobs      int    // processors that builds are told to have, see scripts/jobs.sh; those of the machine when 0
 	Hold      bool   // fail at the end, so that the sandbox can be looked at
+	FastClock bool   // shift the clock, see [Sandbox.Clock]
 }
 
 // Package is a spec file to be built.
@@ -214,7 +232,26 @@ func (s Sandbox) run(name, script string, args []string, opts []llb.RunOption) l
 		llb.AddEnv("SOURCE_DATE_EPOCH", strconv.FormatInt(s.Epoch, 10)),
 		llb.AddEnv("SLIPWAY_ARCH", s.Arch),
 	}, opts...)
+	if s.FastClock {
+		shim := s.Clock().State
+		opts = append(opts,
+			llb.AddMount(clockFile, shim, llb.SourcePath("/clock.so"), llb.Readonly),
+			llb.AddMount("/etc/ld.so.preload", shim, llb.SourcePath("/ld.so.preload"), llb.Readonly))
+	}
 	return s.sdk().Run(opts...)
+}
+
+// Clock gives the LLB of clock.so, which makes the clock ClockShift fast in
+// programs that have it from the C library, and ld.so.preload, which names it. The
+// SDK's cc compiles it. Kernels cannot shift the clock for some processes alone
+// (time_namespaces(7)).
+func (s Sandbox) Clock() Build {
+	s.FastClock = false
+	source := llb.Scratch().File(llb.Mkfile("/clock.c", 0o644, []byte(clockSource)), llb.WithCustomName("[internal] clock.c"))
+	run := s.run("clock", clockScript, []string{strconv.FormatInt(int64(ClockShift/time.Second), 10), clockFile}, []llb.RunOption{
+		llb.AddMount("/slipway/source", source, llb.Readonly),
+	})
+	return Build{State: run.AddMount("/out", llb.Scratch())}
 }
 
 func (s Sandbox) sdk() llb.State {
