@@ -48,17 +48,20 @@ var promises = []struct {
 // the look into the repository until the new system has become good, and then when
 // the machine has just made a promise. It boots the disk that is left. QEMU may
 // not write anything then that the guest had not flushed: the disk is QCOW2,
-// whose tables it holds back until a flush.
+// whose tables it holds back until a flush. The repository is on a disk: connections
+// would not outlive the saving from which the update goes on to each cut.
 func TestPowerCut(t *testing.T) {
 	r := makeReleases(t)
 	dir := t.TempDir()
-	g := start(t, qemu.Machine{Disk: overlay(t, filepath.Join(dir, "disk.qcow2"), r.first, "raw")})
-	g.settle(serve(t, r.update))
+	drives := medium(t, r.update)
+	g := start(t, qemu.Machine{Disk: overlay(t, filepath.Join(dir, "disk.qcow2"), r.first, "raw"), Drives: drives})
+	g.settle("/run/updates")
 	g.is(before)
 	points, whole := g.record(dir)
 	t.Logf("the update takes %s; it was saved %d times on the way", whole.Round(time.Second/10), len(points))
 	g.off()
 
+	versions := map[string]int{}
 	table := "| cut | after | on the screen | version after | datastore | ok |\n|---:|---:|---|---|---|---|\n"
 	for i := 1; i <= *cuts+len(promises); i++ {
 		name, kept := fmt.Sprint(i), func(state, updaterStatus) bool { return true }
@@ -80,7 +83,7 @@ func TestPowerCut(t *testing.T) {
 			}
 		}
 		disk := overlay(t, filepath.Join(dir, "cut.qcow2"), p.disk, "qcow2")
-		cut := start(t, qemu.Machine{Disk: disk, State: p.state})
+		cut := start(t, qemu.Machine{Disk: disk, Drives: drives, State: p.state})
 		begin := time.Now()
 		err := reach(cut, p)
 		if err := errors.Join(err, cut.vm.Kill()); err != nil {
@@ -89,10 +92,11 @@ func TestPowerCut(t *testing.T) {
 		cut.vm = nil
 		at := p.at + time.Since(begin)
 		screen := cmp.Or(cut.screen.last(), lastLine(p.screen))
-		found, status, err := afterCut(t, disk, i%*finishEvery == 0)
+		found, status, err := afterCut(t, disk, drives, i%*finishEvery == 0)
 		if err == nil && !kept(found, status) {
 			err = fmt.Errorf("the machine has not kept its word: %+v, %+v", found, status)
 		}
+		versions[found.Version]++
 		verdict := "yes"
 		if err != nil {
 			verdict = "NO"
@@ -101,6 +105,9 @@ func TestPowerCut(t *testing.T) {
 		row := fmt.Sprintf("| %s | %.1f s | %s | %s | %s | %s |", name, at.Seconds(), cell(screen), found.Version, found.Datastore, verdict)
 		t.Log(row)
 		table += row + "\n"
+	}
+	if versions["0.1.0"] == 0 || versions["0.2.0"] == 0 {
+		t.Errorf("the cuts were not spread over the update: after them ran %v", versions)
 	}
 	if *cutTable != "" {
 		writeFile(t, *cutTable, table)
@@ -142,7 +149,7 @@ func (g *machine) record(dir string) (points []checkpoint, whole time.Duration) 
 		stood += time.Since(stop)
 	}
 	// it begins in the first state, from which the earliest cuts start
-	g.detached("sleep 1; updater prepare; updater activate --reboot")
+	g.detached("sleep 1; " + mountMedium + "updater prepare; updater activate --reboot")
 	begin = time.Now()
 	save()
 	good := make(chan error, 1)
@@ -169,9 +176,9 @@ func (g *machine) record(dir string) (points []checkpoint, whole time.Duration) 
 
 // afterCut boots a disk that was cut off and tells what runs. With finish, it
 // makes the update happen then, if it has not.
-func afterCut(t *testing.T, disk string, finish bool) (found state, status updaterStatus, err error) {
+func afterCut(t *testing.T, disk string, drives []qemu.Drive, finish bool) (found state, status updaterStatus, err error) {
 	t.Helper()
-	g := start(t, qemu.Machine{Disk: disk})
+	g := start(t, qemu.Machine{Disk: disk, Drives: drives})
 	defer g.off()
 	if found, status, err = g.look(); err != nil {
 		return found, status, err
@@ -187,7 +194,7 @@ func afterCut(t *testing.T, disk string, finish bool) (found state, status updat
 		return found, status, nil
 	}
 	g.boots = 1
-	g.detached("updater prepare; updater activate --reboot")
+	g.detached(mountMedium + "updater prepare; updater activate --reboot")
 	g.reboots(1)
 	now, _, err := g.look()
 	if err == nil && now != after {

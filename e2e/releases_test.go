@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -21,6 +20,7 @@ import (
 type releases struct {
 	first  string // disk image of 0.1.0
 	update string // repository with 0.1.0 and 0.2.0
+	keys   keys   // with which their disks and kernel images are signed
 	broken string // repository with 0.1.0 and 0.3.0, which does not reach its target
 }
 
@@ -57,6 +57,8 @@ func makeReleases(t *testing.T) releases {
 func buildReleases(t *testing.T, dir string) (r releases) {
 	t.Helper()
 	w := copyWorkspace(t, filepath.Join(dir, "os"))
+	r.keys = makeKeys(t, dir)
+	w.env = r.keys.env
 	r.update, r.broken = filepath.Join(dir, "update"), filepath.Join(dir, "broken")
 
 	settings := "schema = 1\n"
@@ -120,6 +122,7 @@ type workspaceCopy struct {
 	dir     string
 	variant string
 	version string
+	env     []string // of slipway
 }
 
 func copyWorkspace(t *testing.T, to string) *workspaceCopy {
@@ -188,15 +191,18 @@ Summary: Part of a test
 License: Apache-2.0
 BuildArch: noarch
 `+strings.TrimPrefix(spec, "\n"))
+	w.include(name)
+}
+
+// include adds an RPM to the variant.
+func (w *workspaceCopy) include(name string) {
+	w.t.Helper()
 	w.edit(filepath.Join("variants", w.variant, "variant.toml"), "included-packages = [\n", "included-packages = [\n  \""+name+"\",\n")
 }
 
 func (w *workspaceCopy) slipway(args ...string) {
 	w.t.Helper()
-	cmd := exec.Command(*slipway, append([]string{"-C", w.dir}, args...)...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		w.t.Fatalf("slipway %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
+	command(w.t, w.env, append([]string{"-C", w.dir}, args...)...)
 }
 
 // writeKey writes a new Ed25519 key as PKCS #8 in PEM.

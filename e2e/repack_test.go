@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,23 +32,17 @@ say end
 func TestRepack(t *testing.T) {
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
-	keys := path("keys")
-	command(t, nil, "keys", "init", keys, "--rsa-bits", "2048")
-	command(t, nil, "keys", "enroll-vars", keys)
-	bundle, err := os.ReadFile(filepath.Join(keys, "PK.crt"))
+	k := makeKeys(t, dir)
+	bundle, err := os.ReadFile(k.path("PK.crt"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := "[signing]\nsecure-boot-key = \"" + filepath.Join(keys, "db.key") + "\"\nsecure-boot-cert = \"" + filepath.Join(keys, "db.crt") + "\"\n"
-	if err := errors.Join(os.MkdirAll(path("config/slipway"), 0o755), os.WriteFile(path("config/slipway/config.toml"), []byte(text), 0o600), os.WriteFile(path("text"), []byte("repacked\n"), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	signs := []string{"XDG_CONFIG_HOME=" + path("config")}
+	writeFile(t, path("text"), "repacked\n")
 
-	command(t, signs, "image", "addon", "--output", path("signed.addon.efi"), "--kernel-parameters", "e2e.signed=1 e2e.more=2")
+	command(t, k.env, "image", "addon", "--output", path("signed.addon.efi"), "--kernel-parameters", "e2e.signed=1 e2e.more=2")
 	command(t, nil, "image", "addon", "--output", path("plain.addon.efi"), "--kernel-parameters", "e2e.plain=1", "--unsigned")
-	command(t, signs, "image", "repack", image(t), "--output", path("signed.img"), "--addon", path("signed.addon.efi"),
-		"--file", "/etc/motd="+path("text"), "--file", "usr/share/e2e/new/file="+path("text"), "--ca-bundle", filepath.Join(keys, "PK.crt"))
+	command(t, k.env, "image", "repack", image(t), "--output", path("signed.img"), "--addon", path("signed.addon.efi"),
+		"--file", "/etc/motd="+path("text"), "--file", "usr/share/e2e/new/file="+path("text"), "--ca-bundle", k.path("PK.crt"))
 	command(t, nil, "image", "repack", path("signed.img"), "--output", path("disk.img"), "--addon", path("plain.addon.efi"))
 	command(t, nil, "image", "verify", path("disk.img"))
 	hash, err := os.ReadFile(path("signed-root.hash"))
@@ -58,9 +51,9 @@ func TestRepack(t *testing.T) {
 	}
 	tool(t, "fsck.erofs", path("disk-root.img"))
 	tool(t, "veritysetup", "verify", path("disk-root.img"), path("disk-hash.img"), string(hash))
-	tool(t, "sbverify", "--cert", filepath.Join(keys, "db.crt"), path("disk-uki.efi"))
+	tool(t, "sbverify", "--cert", k.path("db.crt"), path("disk-uki.efi"))
 
-	out, console, err := run(t, path("disk.img"), repacked, "--secure-boot", filepath.Join(keys, "OVMF_VARS.fd"))
+	out, console, err := run(t, path("disk.img"), repacked, "--secure-boot", k.vars)
 	if err != nil || !strings.Contains(out, "=== end") {
 		t.Fatalf("%v\n--- output\n%s\n--- console\n%s", err, out, console)
 	}

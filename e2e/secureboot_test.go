@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"bytes"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,29 +17,21 @@ import (
 func TestSecureBoot(t *testing.T) {
 	unsigned := filepath.Join(t.TempDir(), "unsigned.img")
 	copySparse(t, image(t), unsigned)
-	keys, config := filepath.Join(t.TempDir(), "keys"), t.TempDir()
-	command(t, nil, "keys", "init", keys, "--rsa-bits", "2048")
-	command(t, nil, "keys", "enroll-vars", keys)
-	vars := filepath.Join(keys, "OVMF_VARS.fd")
-
-	text := "[signing]\nsecure-boot-key = \"" + filepath.Join(keys, "db.key") + "\"\nsecure-boot-cert = \"" + filepath.Join(keys, "db.crt") + "\"\n"
-	if err := errors.Join(os.Mkdir(filepath.Join(config, "slipway"), 0o755), os.WriteFile(filepath.Join(config, "slipway", "config.toml"), []byte(text), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	command(t, []string{"XDG_CONFIG_HOME=" + config}, "-C", *workspace, "build")
+	k := makeKeys(t, t.TempDir())
+	command(t, k.env, "-C", *workspace, "build")
 	t.Cleanup(func() { command(t, nil, "-C", *workspace, "build") })
 	signed := filepath.Join(t.TempDir(), "signed.img")
 	copySparse(t, image(t), signed)
 
 	t.Run("offline", func(t *testing.T) {
 		request, out := filepath.Join(t.TempDir(), "request"), filepath.Join(t.TempDir(), "disk.img")
-		command(t, nil, "sign", "prepare", request, "--image", unsigned, "--cert", filepath.Join(keys, "db.crt"))
+		command(t, nil, "sign", "prepare", request, "--image", unsigned, "--cert", k.path("db.crt"))
 		messages, err := filepath.Glob(filepath.Join(request, "*.tbs"))
 		if err != nil || len(messages) != 2 {
 			t.Fatalf("%v (%v): want those of boot loader and kernel", messages, err)
 		}
 		for _, m := range messages {
-			cmd := exec.CommandContext(t.Context(), "openssl", "dgst", "-sha256", "-sign", filepath.Join(keys, "db.key"), "-out", strings.TrimSuffix(m, ".tbs")+".sig", m)
+			cmd := exec.CommandContext(t.Context(), "openssl", "dgst", "-sha256", "-sign", k.path("db.key"), "-out", strings.TrimSuffix(m, ".tbs")+".sig", m)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
@@ -51,14 +42,14 @@ func TestSecureBoot(t *testing.T) {
 		}
 	})
 	t.Run("signed", func(t *testing.T) {
-		out, console, err := run(t, signed, secureBootState, "--secure-boot", vars)
+		out, console, err := run(t, signed, secureBootState, "--secure-boot", k.vars)
 		// efivarfs puts the attributes before the value
 		if err != nil || strings.TrimSpace(out) != "06 00 00 00 01" {
 			t.Errorf("SecureBoot is %q: %v\n%s", out, err, console)
 		}
 	})
 	t.Run("unsigned", func(t *testing.T) {
-		out, console, err := run(t, unsigned, "echo booted", "--secure-boot", vars, "--timeout", "3m")
+		out, console, err := run(t, unsigned, "echo booted", "--secure-boot", k.vars, "--timeout", "3m")
 		if err == nil {
 			t.Fatalf("an unsigned image booted:\n%s", out)
 		}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"slipway/internal/image/gpt"
 	"slipway/internal/image/qemu"
@@ -67,36 +68,27 @@ func flip(t *testing.T, f *os.File, at int64) {
 // TestTampering changes a disk where it is not looked at before it is used, and
 // boots it. Firmware, boot loader and kernel refuse what was changed.
 func TestTampering(t *testing.T) {
-	keys, config := filepath.Join(t.TempDir(), "keys"), t.TempDir()
-	command(t, nil, "keys", "init", keys, "--rsa-bits", "2048")
-	command(t, nil, "keys", "enroll-vars", keys)
-	if err := os.Mkdir(filepath.Join(config, "slipway"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	writeFile(t, filepath.Join(config, "slipway", "config.toml"),
-		"[signing]\nsecure-boot-key = \""+filepath.Join(keys, "db.key")+"\"\nsecure-boot-cert = \""+filepath.Join(keys, "db.crt")+"\"\n")
-	w := copyWorkspace(t, filepath.Join(t.TempDir(), "os"))
-	command(t, []string{"XDG_CONFIG_HOME=" + config}, "-C", w.dir, "build")
-	signed := w.image()
-
+	r := makeReleases(t)
+	signed := r.first
 	for _, c := range []struct {
 		name   string
 		change func(t *testing.T, disk *os.File)
 		script string // reads what was changed, if the machine gets that far
 		want   []string
+		never  string // what comes on the screen of a machine that was not stopped there
 	}{
-		{"nothing", func(*testing.T, *os.File) {}, "cat /dev/dm-0 >/dev/null && echo '=== whole' >/dev/ttyS0", []string{"=== whole"}},
+		{"nothing", func(*testing.T, *os.File) {}, "cat /dev/dm-0 >/dev/null && echo '=== whole' >/dev/ttyS0", []string{kernelStarts, "Welcome to", "=== whole"}, ""},
 		{"root byte", func(t *testing.T, disk *os.File) {
 			flip(t, disk, partition(t, disk, "root_").Start()+size(t, part(signed, "root.img"))-1)
-		}, "cat /dev/dm-0 >/dev/null", []string{"device-mapper: verity: ", ": data block ", " is corrupted"}},
+		}, "cat /dev/dm-0 >/dev/null && echo '=== whole' >/dev/ttyS0", []string{"device-mapper: verity: ", ": data block ", " is corrupted"}, "=== whole"},
 		{"hash byte", func(t *testing.T, disk *os.File) {
 			// the first block is the superblock, the second the top of the tree
 			flip(t, disk, partition(t, disk, "hash_").Start()+4096)
-		}, "", []string{"device-mapper: verity: ", ": metadata block 1 is corrupted"}},
+		}, "", []string{"device-mapper: verity: ", ": metadata block 1 is corrupted"}, "Welcome to"},
 		{"kernel image byte", func(t *testing.T, disk *os.File) {
 			at, length := kernelImage(t, disk, signed)
 			flip(t, disk, at+length/2)
-		}, "", []string{"Error loading \\EFI\\Linux\\dinghy_0.1.0.efi: "}},
+		}, "", []string{"Error loading \\EFI\\Linux\\dinghy_0.1.0.efi: Access denied"}, kernelStarts},
 		{"kernel image without signature", func(t *testing.T, disk *os.File) {
 			at, _ := kernelImage(t, disk, signed)
 			// PE/COFF: the fifth of the optional header's data directories says
@@ -108,12 +100,12 @@ func TestTampering(t *testing.T) {
 			if _, err := disk.WriteAt(make([]byte, 8), at+int64(binary.LittleEndian.Uint32(header))+24+112+4*8); err != nil {
 				t.Fatal(err)
 			}
-		}, "", []string{"Error loading \\EFI\\Linux\\dinghy_0.1.0.efi: "}},
+		}, "", []string{"Error loading \\EFI\\Linux\\dinghy_0.1.0.efi: Access denied"}, kernelStarts},
 		{"boot loader byte", func(t *testing.T, disk *os.File) {
 			esp := partition(t, disk, "esp")
 			at := find(t, disk, esp, []byte("#### LoaderInfo: systemd-boot"))
 			flip(t, disk, at)
-		}, "", []string{"Access Denied"}},
+		}, "", []string{"failed to load Boot", "Access Denied"}, kernelStarts},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "disk.img")
@@ -126,12 +118,7 @@ func TestTampering(t *testing.T) {
 			if err := disk.Close(); err != nil {
 				t.Fatal(err)
 			}
-			firmware, err := qemu.FindSecureFirmware()
-			if err != nil {
-				t.Fatal(err)
-			}
-			firmware.Vars = filepath.Join(keys, "OVMF_VARS.fd")
-			g := start(t, qemu.Machine{Disk: overlay(t, filepath.Join(filepath.Dir(path), "disk.qcow2"), path, "raw"), Firmware: firmware})
+			g := start(t, qemu.Machine{Disk: overlay(t, filepath.Join(filepath.Dir(path), "disk.qcow2"), path, "raw"), Firmware: r.keys.firmware(t)})
 			if vm := g.vm; c.script != "" {
 				go func() { _, _ = vm.Exec(context.Background(), c.script, io.Discard) }() // does not come to its end
 			}
@@ -141,6 +128,13 @@ func TestTampering(t *testing.T) {
 				}
 			}
 			t.Logf("%s", g.screen.line(c.want[len(c.want)-1]))
+			if c.never == "" {
+				return
+			}
+			time.Sleep(5 * time.Second) // what was not stopped would go on
+			if text, _ := g.screen.look(); strings.Contains(text, c.never) {
+				g.fatal("on the screen: %q", c.never)
+			}
 		})
 	}
 }

@@ -52,15 +52,12 @@ func TestUpdate(t *testing.T) {
 // on a disk. It migrates the settings, fails, and is left after three boots.
 func TestFallback(t *testing.T) {
 	r := makeReleases(t)
-	medium := filepath.Join(t.TempDir(), "updates.img")
-	tool(t, "mkfs.ext4", "-q", "-d", r.broken, medium, "512M")
 	g := start(t, qemu.Machine{
 		Disk:   overlay(t, filepath.Join(t.TempDir(), "disk.qcow2"), r.first, "raw"),
-		Drives: []qemu.Drive{{Path: medium, Serial: "updates"}},
+		Drives: medium(t, r.broken),
 	})
 	g.settle("/run/updates")
-	const mount = "set -e; mkdir -p /run/updates; mount -o ro /dev/disk/by-id/virtio-updates /run/updates; "
-	g.sh(mount)
+	g.sh(mountMedium)
 	g.is(before)
 	g.detached("updater prepare; updater activate --reboot")
 	g.reboots(3 + 1)
@@ -72,7 +69,7 @@ func TestFallback(t *testing.T) {
 	if want := (installedSystem{"0.3.0", false, 0}); status.Other == nil || *status.Other != want || status.Next != "0.1.0" {
 		g.fatal("the status is %+v, want %+v in the other slot", status, want)
 	}
-	if out := g.sh(mount + "updater check"); !strings.Contains(out, "no update: ") || !strings.Contains(out, "did not become good here: [0.3.0]") {
+	if out := g.sh(mountMedium + "updater check"); !strings.Contains(out, "no update: ") || !strings.Contains(out, "did not become good here: [0.3.0]") {
 		g.fatal("updater check: %s", out)
 	}
 	if status := g.is(before); !slices.Equal(status.Failed, []string{"0.3.0"}) {
@@ -96,3 +93,38 @@ func TestFallback(t *testing.T) {
 		g.fatal("verity refused %d times, want 3", n)
 	}
 }
+
+// TestRefusedKernel damages the kernel image of an update after it was placed, under
+// Secure Boot: no kernel is started from it, and after its tries the old one is.
+func TestRefusedKernel(t *testing.T) {
+	r := makeReleases(t)
+	g := start(t, qemu.Machine{
+		Disk:     overlay(t, filepath.Join(t.TempDir(), "disk.qcow2"), r.first, "raw"),
+		Firmware: r.keys.firmware(t),
+	})
+	g.settle(serve(t, r.update))
+	g.is(before)
+	g.sh("set -e; updater prepare; updater activate; " +
+		"printf tampered | dd of=/efi/EFI/Linux/dinghy_0.2.0+3.efi bs=1 seek=1000000 conv=notrunc,fsync")
+	g.detached("systemctl reboot")
+	g.reboots(1)
+	status := g.is(before)
+	if want := (installedSystem{"0.2.0", false, 0}); status.Other == nil || *status.Other != want || status.Next != "0.1.0" {
+		g.fatal("the status is %+v, want %+v in the other slot", status, want)
+	}
+	text, _ := g.screen.look()
+	if n := strings.Count(text, `Error loading \EFI\Linux\dinghy_0.2.0+`); n != 3 {
+		g.fatal("the kernel image was refused %d times, want 3", n)
+	}
+}
+
+// medium is a disk with an update repository, for machines without network.
+func medium(t *testing.T, repository string) []qemu.Drive {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "updates.img")
+	tool(t, "mkfs.ext4", "-q", "-d", repository, path, "512M")
+	return []qemu.Drive{{Path: path, Serial: "updates"}}
+}
+
+// mountMedium begins a script that needs the medium at /run/updates.
+const mountMedium = "set -e; mkdir -p /run/updates; mount -o ro /dev/disk/by-id/virtio-updates /run/updates; "
