@@ -7,7 +7,7 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # Debian packages that the host needs, by what needs them
 BUILD_HOST := runc mmdebstrap
-RUN_HOST := qemu-system-x86 qemu-utils ovmf e2fsprogs
+RUN_HOST := qemu-system-x86 qemu-utils ovmf e2fsprogs erofs-utils cryptsetup-bin sbsigntool openssl
 TEST_HOST := gcc libc6-dev runc mmdebstrap rpm dnf createrepo-c strace gdisk dosfstools e2fsprogs erofs-utils cryptsetup-bin qemu-system-x86 qemu-utils ovmf sbsigntool openssl opensc softhsm2
 
 # install-missing: install what is missing of the packages in $(1), and say so
@@ -22,7 +22,7 @@ if [ -n "$$missing" ]; then \
 fi
 endef
 
-.PHONY: help tool image test kill-test lint boot-test repro-test bench docs run clean
+.PHONY: help tool image test kill-test lint boot-test power-cut-test repro-test bench docs run clean
 
 help: ## show this text
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,9 +53,15 @@ lint: ## gofmt, vet, golangci-lint, shell syntax, copies that differ
 	cd os/sources && go vet ./...
 	for f in $$(git ls-files '*.sh' .ci/run internal/sdk/pack/mktoolchain) $$(git grep -lI '^#!/bin/bash' bench); do bash -n $$f || exit 1; done
 
-boot-test: image ## boot the default image in QEMU and check what runs in it
+E2E := go test -count=1 -timeout 80m -tags e2e ./e2e -slipway "$(abspath $(SLIPWAY))" -workspace "$(abspath os)"
+
+boot-test: image ## boot images in QEMU: what runs in them, updates, tampering
 	$(call install-missing,$(RUN_HOST))
-	go test -count=1 -timeout 30m -tags e2e ./e2e -slipway "$(abspath $(SLIPWAY))" -workspace "$(abspath os)"
+	$(E2E) -parallel 2 -cuts 3
+
+power-cut-test: image ## cut the power at 25 points of an update, and note what boots then
+	$(call install-missing,$(RUN_HOST))
+	$(E2E) -run TestPowerCut -v -cut-table "$(abspath docs/power-cuts.md)"
 
 repro-test: image ## build every package and the image again from nothing and compare
 	$(SLIPWAY) -C os verify --rebuild --all

@@ -13,6 +13,7 @@ import (
 
 // TestLayouts boots disks that are laid out otherwise than the default one.
 func TestLayouts(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name     string
 		layout   string // of the variant

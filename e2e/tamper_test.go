@@ -68,6 +68,7 @@ func flip(t *testing.T, f *os.File, at int64) {
 // TestTampering changes a disk where it is not looked at before it is used, and
 // boots it. Firmware, boot loader and kernel refuse what was changed.
 func TestTampering(t *testing.T) {
+	t.Parallel()
 	r := makeReleases(t)
 	signed := r.first
 	for _, c := range []struct {

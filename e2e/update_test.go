@@ -14,6 +14,7 @@ import (
 // TestUpdate goes from a release to the next one, from a repository on the
 // host's loopback, and back.
 func TestUpdate(t *testing.T) {
+	t.Parallel()
 	r := makeReleases(t)
 	g := start(t, qemu.Machine{Disk: overlay(t, filepath.Join(t.TempDir(), "disk.qcow2"), r.first, "raw")})
 	g.settle(serve(t, r.update))
@@ -51,6 +52,7 @@ func TestUpdate(t *testing.T) {
 // TestFallback takes a release that does not reach its target, from a repository
 // on a disk. It migrates the settings, fails, and is left after three boots.
 func TestFallback(t *testing.T) {
+	t.Parallel()
 	r := makeReleases(t)
 	g := start(t, qemu.Machine{
 		Disk:   overlay(t, filepath.Join(t.TempDir(), "disk.qcow2"), r.first, "raw"),
@@ -97,6 +99,7 @@ func TestFallback(t *testing.T) {
 // TestRefusedKernel damages the kernel image of an update after it was placed, under
 // Secure Boot: no kernel is started from it, and after its tries the old one is.
 func TestRefusedKernel(t *testing.T) {
+	t.Parallel()
 	r := makeReleases(t)
 	g := start(t, qemu.Machine{
 		Disk:     overlay(t, filepath.Join(t.TempDir(), "disk.qcow2"), r.first, "raw"),
