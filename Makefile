@@ -66,8 +66,8 @@ power-cut-test: image ## cut the power at 25 points of an update, and note what 
 repro-test: image ## build every package and the image again from nothing and compare
 	$(SLIPWAY) -C os verify --rebuild --all
 
-bench: image ## run all benchmarks, an hour or so; see bench/README.md
-	for b in noop scale early-cutoff sandbox team cold-image; do bench/$$b || exit 1; done
+bench: image ## run all benchmarks, an hour and a half or so; see bench/README.md
+	for b in noop scale early-cutoff sandbox team assembly cold-image; do bench/$$b || exit 1; done
 
 docs: tool ## write the generated pages of docs/
 	$(SLIPWAY) docs --output docs

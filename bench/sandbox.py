@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Finds things in slipway's stores for bench/sandbox.
+"""Finds things in slipway's stores for bench/sandbox and bench/assembly.
 
 sandbox.py layer LAYOUT: the file of the only layer of an OCI image layout.
 sandbox.py inputs STORE TARGET: what the newest result of a target was made from, a
 line for each file: "rpm NUMBER NAME FILE", "source NUMBER NAME DIGEST" or
 "group NUMBER NAME DIGEST".
+sandbox.py setting STORE TARGET NAME: a setting that it was made from.
+sandbox.py file STORE TARGET NAME: where a file of it lies.
 """
 import glob
 import json
@@ -53,8 +55,14 @@ def main():
         for kind in "sources", "groups":
             for n, f in enumerate(inputs.get(kind, [])):
                 print(kind[:-1], n, f["name"], f["digest"].split(":")[1])
+    elif what == "setting":
+        print(read(blob(place, manifest_of(place, rest[0])["config"]["digest"]))["settings"][rest[1]])
+    elif what == "file":
+        for layer in manifest_of(place, rest[0])["layers"]:
+            if layer.get("annotations", {}).get("org.opencontainers.image.title") == rest[1]:
+                print(blob(place, layer["digest"]))
     else:
-        sys.exit(f"{what}: it is layer or inputs")
+        sys.exit(f"{what}: it is layer, inputs, setting or file")
 
 
 main()
