@@ -458,19 +458,27 @@ func (b *Builder) lock(ctx context.Context, key string) (unlock func(), err erro
 	if err != nil {
 		return nil, err
 	}
+	if err := flock(ctx, f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+// flock locks an open file or folder until it is closed; waiting ends with the
+// context.
+func flock(ctx context.Context, f *os.File) error {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return func() { f.Close() }, nil
+			return nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+			return fmt.Errorf("lock %s: %w", f.Name(), err)
 		}
 		select {
 		case <-ctx.Done():
-			f.Close()
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -581,6 +589,11 @@ func (b *Builder) logPath(t *graph.Target) string {
 // view shows a result below build/.
 func (b *Builder) view(ctx context.Context, t *graph.Target, r *store.Result) error {
 	if t.Variant != nil {
+		unlock, err := b.lockImage(ctx, t.Variant)
+		if err != nil {
+			return err
+		}
+		defer unlock()
 		if err := b.migrations(ctx, t, r); err != nil { // takes less than the disk to fail
 			return err
 		}

@@ -148,6 +148,24 @@ func (b *Builder) ImagePath(v *workspace.Variant) string {
 	return filepath.Join(b.ImageDir(v), b.ImageName(v)+".img")
 }
 
+// lockImage has one build of the checkout at a time show an image of a variant,
+// where the file system can lock folders.
+func (b *Builder) lockImage(ctx context.Context, v *workspace.Variant) (unlock func(), err error) {
+	dir := filepath.Dir(b.ImageDir(v)) // latest lies there
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := flock(ctx, f); err != nil && ctx.Err() != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
 // diskVersion stands in the stamp of a disk: raise it when a disk is put
 // together in another way from the same parts.
 const diskVersion = "3"
@@ -248,10 +266,21 @@ func (b *Builder) keptDisk(stamp [sha256.Size]byte) string {
 
 // relink makes to another name of from.
 func relink(from, to string) error {
-	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	return replace(to, func(temp string) error { return os.Link(from, temp) })
+}
+
+// replace puts what make makes under another name into the place of a file, which
+// is never missing.
+func replace(path string, make func(temp string) error) error {
+	temp := path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return os.Link(from, to)
+	if err := make(temp); err != nil {
+		return err
+	}
+	defer os.Remove(temp) // still there where both are names of one file
+	return os.Rename(temp, path)
 }
 
 // inventory gives the list of an image's packages as JSON.
@@ -280,14 +309,7 @@ func latest(dir string) error {
 	if to, err := os.Readlink(name); err == nil && to == filepath.Base(dir) {
 		return nil
 	}
-	temp := name + ".new"
-	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.Symlink(filepath.Base(dir), temp); err != nil {
-		return err
-	}
-	return os.Rename(temp, name)
+	return replace(name, func(temp string) error { return os.Symlink(filepath.Base(dir), temp) })
 }
 
 // diskInputs gives what a disk is put together from.

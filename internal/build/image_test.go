@@ -1,9 +1,15 @@
 package build
 
 import (
+	"context"
+	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"slipway/internal/image/layout"
 	"slipway/internal/sdk"
@@ -41,5 +47,87 @@ func TestCheckTools(t *testing.T) {
 		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
 			t.Errorf("got  %v\nwant %s", err, tt.want)
 		}
+	}
+}
+
+// Builds of one checkout show its image one after the other.
+func TestImageAtOnce(t *testing.T) {
+	t.Parallel()
+	d := newDocumented(t)
+	d.show()
+	views := filepath.Join(d.root, "build")
+	images := filepath.Join(views, "images/x86_64-dev")
+	if err := errors.Join(os.RemoveAll(views), os.MkdirAll(images, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	other, err := os.Open(images)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := flock(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := d.with().Build(ctx, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while another build shows the image: %v", err)
+	}
+	if entries, err := os.ReadDir(images); err != nil || len(entries) > 0 {
+		t.Errorf("shown beside another build: %v, %v", entries, err)
+	}
+	other.Close()
+
+	for range 5 {
+		if err := os.RemoveAll(views); err != nil {
+			t.Fatal(err)
+		}
+		var g errgroup.Group
+		for _, b := range []*Builder{d.with(), d.with(), d.with()} {
+			g.Go(func() error { return b.Build(t.Context(), nil) })
+		}
+		if err := g.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if left, err := filepath.Glob(filepath.Join(images, "*/*.new")); err != nil || len(left) > 0 {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
+		if !d.current() {
+			t.Error("the next build is not a no-op")
+		}
+	}
+	list, err := d.with().Verify(t.Context(), nil)
+	for _, v := range list {
+		if !v.Good() {
+			t.Errorf("%+v", v)
+		}
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReplace(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
+	if err := errors.Join(os.WriteFile(from, []byte("new"), 0o644), os.WriteFile(to, []byte("old"), 0o644), os.WriteFile(to+".new", []byte("left by a build that was killed"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second time they are one file already
+		if err := relink(from, to); err != nil {
+			t.Fatal(err)
+		}
+		if text, err := os.ReadFile(to); err != nil || string(text) != "new" {
+			t.Errorf("%q, %v", text, err)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
+			t.Errorf("%v, %v", entries, err)
+		}
+	}
+	if err := relink(filepath.Join(dir, "gone"), to); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+	if text, err := os.ReadFile(to); err != nil || string(text) != "new" {
+		t.Errorf("after a failure: %q, %v", text, err)
 	}
 }
