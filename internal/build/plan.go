@@ -31,7 +31,7 @@ import (
 // Where results come from.
 const (
 	FromLocal = "local" // the store of this machine
-	FromTeam  = "team"  // the team cache
+	FromTeam  = "team"  // the team cache, where files of it still are
 )
 
 // step is what a plan knows of one target.
@@ -43,6 +43,7 @@ type step struct {
 	key    string
 	result *store.Result // nil: it is to be built
 	from   string        // FromLocal or FromTeam
+	moved  bool          // the team cache was asked for it or its files by this build
 }
 
 // plan finds out which of the targets have a result. What a target is made from
@@ -300,13 +301,13 @@ func (b *Builder) lookup(ctx context.Context, s *step) error {
 	if err != nil {
 		return cacheError(b.opt.Cache, err)
 	}
-	s.from = FromLocal
 	if !ok {
 		if r = b.fromTeam(ctx, s); r == nil {
 			return nil
 		}
-		s.from = FromTeam
+		s.moved = true
 	}
+	s.from = b.from(r)
 	err = b.take(s.target, r)
 	if errors.Is(err, store.ErrCorrupt) || errors.Is(err, fs.ErrNotExist) {
 		return b.results.Drop(s.key) // and build it again
@@ -317,24 +318,33 @@ func (b *Builder) lookup(ctx context.Context, s *step) error {
 	return err
 }
 
+// from tells where a result is.
+func (b *Builder) from(r *store.Result) string {
+	if len(b.results.Missing(r)) > 0 {
+		return FromTeam
+	}
+	return FromLocal
+}
+
 // found shows a target that has a result. Of what came from the team cache the
 // files are brought when they are wanted.
 func (b *Builder) found(ctx context.Context, s *step, wanted bool, took time.Duration) error {
-	if missing := len(b.results.Missing(s.result)) > 0; !missing || wanted {
-		if missing {
-			if err := b.ready(ctx, s.result, s.result.Files); err != nil {
-				return err
-			}
+	if s.from == FromTeam && wanted {
+		s.moved = true
+		if err := b.ready(ctx, s.result, s.result.Files); err != nil {
+			return err
 		}
+	}
+	if s.from == FromLocal || wanted {
 		if err := b.view(ctx, s.target, s.result); err != nil {
 			return err
 		}
 	}
-	status := progress.Cached
-	if s.from == FromTeam {
-		status = progress.Fetched
+	status, from := progress.Cached, s.from
+	if s.moved {
+		status, from = progress.Fetched, FromTeam
 	}
-	b.end(s.target, status, s.result, s.from, took)
+	b.end(s.target, status, s.result, from, took)
 	return nil
 }
 

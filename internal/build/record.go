@@ -74,7 +74,7 @@ func CurrentPlan(root string, opt Options, names []string) ([]PlanRow, bool) {
 	}
 	rows := make([]PlanRow, len(r.Targets))
 	for i, t := range r.Targets {
-		rows[i] = PlanRow{Name: t.Name, Status: PlanCached, From: FromLocal, Key: t.Key}
+		rows[i] = PlanRow{Name: t.Name, Status: PlanCached, From: t.From, Key: t.Key}
 	}
 	return rows, true
 }
@@ -153,7 +153,10 @@ func (b *Builder) writeRecord(r *plan.Record, began time.Time, names []string, t
 		if res == nil {
 			return nil
 		}
-		r.Targets = append(r.Targets, plan.Planned{Name: t.Name, Key: res.Key, Manifest: res.Digest})
+		r.Targets = append(r.Targets, plan.Planned{Name: t.Name, Key: res.Key, Manifest: res.Digest, From: b.from(res)})
+		for _, f := range b.results.Missing(res) {
+			r.Lack(b.results.Path(f.Digest))
+		}
 	}
 	err = r.Watch(b.ws, began)
 	if err == nil {

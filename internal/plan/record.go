@@ -35,6 +35,7 @@ type Planned struct {
 	Name     string // "packages/glibc"
 	Key      string
 	Manifest string // digest of its result's manifest
+	From     string // where its files are
 }
 
 // seen is a file as it was.
@@ -65,7 +66,7 @@ func (r *Record) Watch(ws *workspace.Workspace, began time.Time) error {
 	for _, path := range append(files, dirs...) {
 		st, err := lstat(path)
 		if errors.Is(err, fs.ErrNotExist) {
-			r.inputs = append(r.inputs, seen{absent, path})
+			r.Lack(path)
 			continue
 		}
 		if err != nil {
@@ -87,6 +88,9 @@ func (r *Record) Show(path string) error {
 	}
 	return err
 }
+
+// Lack notes that a file is not there.
+func (r *Record) Lack(path string) { r.inputs = append(r.inputs, seen{absent, path}) }
 
 func lstat(path string) (*unix.Stat_t, error) {
 	var st unix.Stat_t
@@ -157,14 +161,14 @@ func (r *Record) Holds(views bool) bool {
 	return !changed.Load()
 }
 
-const recordHead, recordEnd = "slipway-plan 1", "end"
+const recordHead, recordEnd = "slipway-plan 2", "end"
 
 // Write puts the record into a file, by way of a temporary one.
 func (r *Record) Write(path string) error {
 	var b bytes.Buffer
 	b.WriteString(recordHead + "\n" + r.Made + "\n")
 	for _, t := range r.Targets {
-		b.WriteString("t " + t.Name + " " + t.Key + " " + t.Manifest + "\n")
+		b.WriteString("t " + t.Name + " " + t.Key + " " + t.Manifest + " " + t.From + "\n")
 	}
 	for _, o := range r.Outputs {
 		b.WriteString("o " + o + "\n")
@@ -216,10 +220,10 @@ func ReadRecord(path, made string) (*Record, bool) {
 		switch kind {
 		case "t":
 			f := strings.Split(value, " ")
-			if len(f) != 3 {
+			if len(f) != 4 {
 				return nil, false
 			}
-			r.Targets = append(r.Targets, Planned{f[0], f[1], f[2]})
+			r.Targets = append(r.Targets, Planned{f[0], f[1], f[2], f[3]})
 		case "o":
 			r.Outputs = append(r.Outputs, value)
 		case "i", "v":
