@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
 
+	"slipway/internal/compare"
 	"slipway/internal/graph"
 	"slipway/internal/plan"
 )
@@ -117,5 +121,33 @@ func (b *Builder) reason(s *step) (*Reason, error) {
 		newTexts = plan.Texts(b.ws, t.Package, now, b.macros)
 	}
 	r.Changes = plan.Compare(old, now, oldTexts, newTexts)
-	return r, nil
+	return r, b.openRPMs(r.Changes)
+}
+
+// maxOpened is how many RPMs are compared for a reason: that takes a while.
+const maxOpened = 10
+
+// openRPMs fills in what differs in RPMs of which both files are here.
+func (b *Builder) openRPMs(changes []plan.Change) error {
+	opened := 0
+	for i := range changes {
+		c := &changes[i]
+		if c.Kind != plan.KindDependency || c.Old == "" || c.New == "" || opened == maxOpened {
+			continue
+		}
+		old := b.results.Path(c.Old)
+		list, err := compare.Files(old, b.results.Path(c.New))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // pruned, or in the team cache
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.Name, err)
+		}
+		opened++
+		for _, d := range list {
+			d.Path = strings.TrimPrefix(strings.TrimPrefix(d.Path, filepath.Base(old)), ": ")
+			c.Diff += d.String() + "\n"
+		}
+	}
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -34,9 +35,10 @@ const (
 type Change struct {
 	Kind string `json:"kind"`
 	Name string `json:"name,omitempty"` // of the file, the RPM or the setting
+	Was  string `json:"was,omitempty"`  // name of what it came in the place of, where that is another
 	Old  string `json:"old,omitempty"`  // digest or value; empty when it was added
 	New  string `json:"new,omitempty"`  // digest or value; empty when it was removed
-	Diff string `json:"diff,omitempty"` // unified, where both texts are known
+	Diff string `json:"diff,omitempty"` // of texts, unified; of words, what was removed and added; of RPMs, the members that differ
 }
 
 // String is the change in one line, without the Diff.
@@ -50,7 +52,9 @@ func (c Change) String() string {
 		return "added    " + name
 	case c.New == "":
 		return "removed  " + name
-	case strings.HasPrefix(c.Old, "sha") || c.Diff != "" || len(c.Old)+len(c.New) > 100:
+	case c.Was != "":
+		return "changed  " + name + ", which was " + c.Was
+	case strings.HasPrefix(c.Old, "sha") || c.Diff != "":
 		return "changed  " + name
 	}
 	return fmt.Sprintf("changed  %s: %s → %s", name, c.Old, c.New)
@@ -72,6 +76,8 @@ func Compare(old, now Inputs, oldTexts, newTexts map[string]string) []Change {
 			c.Diff = unified(at, bt)
 		case strings.Contains(a+b, "\n"):
 			c.Diff = unified(a, b)
+		case kind == KindSetting && a != "" && b != "":
+			c.Diff = words(a, b)
 		}
 		list = append(list, c)
 	}
@@ -98,7 +104,13 @@ func Compare(old, now Inputs, oldTexts, newTexts map[string]string) []Change {
 		for _, f := range l.old {
 			had[f.Name] = f.state()
 		}
+		was := replaced(l.kind, l.old, l.now)
 		for _, f := range l.now {
+			if name := was[f.Name]; name != "" {
+				list = append(list, Change{Kind: l.kind, Name: f.Name, Was: name, Old: had[name], New: f.state()})
+				delete(had, name)
+				continue
+			}
 			value(l.kind, f.Name, had[f.Name], f.state())
 			delete(had, f.Name)
 		}
@@ -114,6 +126,63 @@ func (f File) state() string {
 		return f.Digest + " executable"
 	}
 	return f.Digest
+}
+
+// replaced tells which files came in the place of others that are the same but for
+// their version: old names by new ones.
+func replaced(kind string, old, now []File) map[string]string {
+	only := func(these, others []File) map[string][]string { // by stem
+		names := map[string][]string{}
+		for _, f := range these {
+			if s := stem(kind, f.Name); s != "" && !slices.ContainsFunc(others, func(o File) bool { return o.Name == f.Name }) {
+				names[s] = append(names[s], f.Name)
+			}
+		}
+		return names
+	}
+	was, gone := map[string]string{}, only(old, now)
+	for s, names := range only(now, old) {
+		if len(names) == 1 && len(gone[s]) == 1 {
+			was[names[0]] = gone[s][0]
+		}
+	}
+	return was
+}
+
+var (
+	rpmName = regexp.MustCompile(`^(.+)-[^-]+-[^-]+(\.[^.]+\.rpm)$`) // name-version-release.arch.rpm
+	version = regexp.MustCompile(`[0-9]+([._][0-9]+)*`)
+)
+
+// stem is the name of a file without its version; empty where it has none.
+func stem(kind, name string) string {
+	switch kind {
+	case KindDependency:
+		return rpmName.ReplaceAllString(name, "$1$2")
+	case KindSource:
+		return version.ReplaceAllString(name, "#")
+	}
+	return ""
+}
+
+// words are the words that only one of two lists has, a line each; none where
+// neither is a list.
+func words(a, b string) string {
+	had, has := strings.Fields(a), strings.Fields(b)
+	if len(had) < 2 && len(has) < 2 {
+		return ""
+	}
+	var text strings.Builder
+	add := func(sign string, these, others []string) {
+		for _, w := range these {
+			if !slices.Contains(others, w) {
+				text.WriteString(sign + w + "\n")
+			}
+		}
+	}
+	add("-", had, has)
+	add("+", has, had)
+	return text.String()
 }
 
 // unified is the unified diff of two texts without its three lines of heading.

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -47,6 +48,60 @@ func TestCompare(t *testing.T) {
 		"changed  external file a.tar.xz", "removed  dependency RPM y-1.rpm",
 	}, lines); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestCompareLists(t *testing.T) {
+	setting := func(a, b string) (old, now Inputs) {
+		return Inputs{Settings: map[string]string{"packages": a}}, Inputs{Settings: map[string]string{"packages": b}}
+	}
+	names := func(change func(*Inputs, []File), old, now []string) (a, b Inputs) {
+		files := func(names []string) (list []File) {
+			for _, name := range names {
+				list = append(list, File{Name: name, Digest: "sha256:" + name})
+			}
+			return list
+		}
+		change(&a, files(old))
+		change(&b, files(now))
+		return a, b
+	}
+	sources := func(old, now []string) (a, b Inputs) {
+		return names(func(in *Inputs, f []File) { in.Sources = f }, old, now)
+	}
+	rpms := func(old, now []string) (a, b Inputs) {
+		return names(func(in *Inputs, f []File) { in.RPMs = f }, old, now)
+	}
+	long := strings.Repeat("acme-some-package ", 20)
+	pair := func(a, b Inputs) [2]Inputs { return [2]Inputs{a, b} }
+	for name, c := range map[string]struct {
+		in   [2]Inputs
+		want string
+	}{
+		"word added":   {pair(setting(long, long+"acme-vim")), "changed  setting packages\n+acme-vim\n"},
+		"word removed": {pair(setting("acme-vim "+long, long)), "changed  setting packages\n-acme-vim\n"},
+		"both":         {pair(setting("a b c", "a c d e")), "changed  setting packages\n-b\n+d\n+e\n"},
+		"one word":     {pair(setting(strings.Repeat("a", 99), strings.Repeat("b", 99))), "changed  setting packages: " + strings.Repeat("a", 99) + " → " + strings.Repeat("b", 99) + "\n"},
+		"order":        {pair(setting("a b", "b a")), "changed  setting packages: a b → b a\n"},
+		"source of another version": {pair(sources([]string{"a-1.2.tar.xz", "b.tar"}, []string{"a-1.10.3.tar.xz", "b.tar"})),
+			"changed  external file a-1.10.3.tar.xz, which was a-1.2.tar.xz\n"},
+		"another source":    {pair(sources([]string{"a-1.tar"}, []string{"b-1.tar"})), "added    external file b-1.tar\nremoved  external file a-1.tar\n"},
+		"which is not sure": {pair(sources([]string{"a-1.tar"}, []string{"a-2.tar", "a-3.tar"})), "added    external file a-2.tar\nadded    external file a-3.tar\nremoved  external file a-1.tar\n"},
+		"a second one":      {pair(sources([]string{"a-1.tar"}, []string{"a-1.tar", "a-2.tar"})), "added    external file a-2.tar\n"},
+		"RPM of another version": {pair(rpms([]string{"acme-a-1.2-1.x86_64.rpm", "acme-a-devel-1.2-1.x86_64.rpm"}, []string{"acme-a-2~rc1-3.x86_64.rpm", "acme-a-devel-1.2-1.x86_64.rpm"})),
+			"changed  dependency RPM acme-a-2~rc1-3.x86_64.rpm, which was acme-a-1.2-1.x86_64.rpm\n"},
+		"RPM of another name": {pair(rpms([]string{"acme-a1-1-1.x86_64.rpm"}, []string{"acme-a2-1-1.x86_64.rpm"})),
+			"added    dependency RPM acme-a2-1-1.x86_64.rpm\nremoved  dependency RPM acme-a1-1-1.x86_64.rpm\n"},
+		"own files": {pair(names(func(in *Inputs, f []File) { in.Files = f }, []string{"1.patch"}, []string{"2.patch"})),
+			"added    own file 2.patch\nremoved  own file 1.patch\n"},
+	} {
+		got := ""
+		for _, change := range Compare(c.in[0], c.in[1], nil, nil) {
+			got += change.String() + "\n" + change.Diff
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s:\n%s", name, diff)
+		}
 	}
 }
 
