@@ -4,9 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +19,7 @@ import (
 	"slipway/internal/image/inspect"
 	"slipway/internal/image/layout"
 	"slipway/internal/image/verity"
+	"slipway/internal/plan"
 	"slipway/internal/workspace"
 )
 
@@ -35,11 +36,12 @@ const (
 // another way from the same disk.
 const companionVersion = "1"
 
-// stampText is what stands in the stamp file of a variant's image: a digest of
-// what its disk and what lies beside it are made from.
-func stampText(disk [sha256.Size]byte, v *workspace.Variant) string {
-	sum := sha256.Sum256([]byte(companionVersion + " " + strings.Join(v.ImageFormats, " ") + " " + string(disk[:])))
-	return hex.EncodeToString(sum[:]) + "\n"
+// shownFrom is what a variant's disk and what lies beside it are made from.
+func shownFrom(disk plan.Inputs, v *workspace.Variant) plan.Inputs {
+	disk.Recipe += "." + companionVersion
+	disk.Settings = maps.Clone(disk.Settings)
+	disk.Settings["image-formats"] = strings.Join(v.ImageFormats, " ")
+	return disk
 }
 
 func allRegular(paths []string) bool {

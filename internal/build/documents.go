@@ -75,7 +75,7 @@ func (b *Builder) describe(ctx context.Context, t *graph.Target, r *store.Result
 	if err != nil {
 		return nil, err
 	}
-	parts := []any{documentsVersion, sbom.MediaPrograms, d.image, d.definition, stampText(disk, v)}
+	parts := []any{documentsVersion, sbom.MediaPrograms, d.image, d.definition, shownFrom(disk, v)}
 	for _, path := range d.subjects {
 		parts = append(parts, filepath.Base(path))
 	}

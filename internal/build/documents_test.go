@@ -50,6 +50,7 @@ func (d *documented) with() *Builder {
 	b := d.builder()
 	b.opt.Signing, b.opt.Version = d.signing, d.version
 	b.provenance = sync.OnceValues(func() (sign.Signer, error) { return openProvenance(d.signing) })
+	b.signing = sync.OnceValues(func() (*signing, error) { return openSigning(d.signing) })
 	return b
 }
 

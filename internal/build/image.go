@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -173,22 +175,21 @@ const diskVersion = "3"
 // image puts a variant's disk together from its parts, unless the disk that is
 // there was made from the same.
 func (b *Builder) image(ctx context.Context, v *workspace.Variant, r *store.Result) error {
-	disk := b.ImagePath(v)
-	sum, err := b.stamp(v, r)
+	stamp, err := b.stamp(v, r)
 	if err != nil {
 		return err
 	}
-	stamp, stampFile := stampText(sum, v), filepath.Join(b.ImageDir(v), ".stamp")
-	if old, err := os.ReadFile(stampFile); err == nil && string(old) == stamp && allRegular(append(b.companions(v), disk)) {
+	if len(b.diskChanges(v, stamp)) == 0 {
 		return nil
 	}
+	disk, stampFile := b.ImagePath(v), b.stampFile(v)
 	if err := os.MkdirAll(b.ImageDir(v), 0o755); err != nil {
 		return err
 	}
 	if err := os.Remove(stampFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	table, err := b.disk(ctx, v, r, disk, sum)
+	table, err := b.disk(ctx, v, r, disk, stamp)
 	if err != nil {
 		return fmt.Errorf("variants/%s: %w", v.Name, err)
 	}
@@ -198,26 +199,56 @@ func (b *Builder) image(ctx context.Context, v *workspace.Variant, r *store.Resu
 	if err := os.WriteFile(filepath.Join(b.ImageDir(v), "inventory.json"), table, 0o644); err != nil {
 		return err
 	}
-	if err := os.WriteFile(stampFile, []byte(stamp), 0o644); err != nil {
+	if err := os.WriteFile(stampFile, shownFrom(stamp, v).Encode(), 0o644); err != nil {
 		return err
 	}
 	return latest(b.ImageDir(v))
 }
 
-// stamp is a digest of what a variant's disk is put together from.
-func (b *Builder) stamp(v *workspace.Variant, r *store.Result) (sum [sha256.Size]byte, err error) {
-	signing, err := b.signing()
-	if err != nil {
-		return sum, err
+// stampFile notes what an image was put together from.
+func (b *Builder) stampFile(v *workspace.Variant) string {
+	return filepath.Join(b.ImageDir(v), ".stamp")
+}
+
+// stamp is what a variant's disk is put together from.
+func (b *Builder) stamp(v *workspace.Variant, r *store.Result) (plan.Inputs, error) {
+	in := plan.Inputs{Recipe: diskVersion, Settings: map[string]string{"image": b.ImageName(v), "parts": r.Digest, "kernel-parameters": strings.Join(v.KernelParameters, " ")}}
+	l := reflect.ValueOf(v.ImageLayout)
+	for i := range l.NumField() {
+		value, err := json.Marshal(l.Field(i).Interface())
+		if err != nil {
+			return in, err
+		}
+		in.Settings["image-layout."+l.Type().Field(i).Tag.Get("toml")] = strings.Trim(string(value), `"`)
 	}
-	settings, err := json.Marshal([]any{diskVersion, r.Digest, v.KernelParameters, v.ImageLayout, b.ImageName(v), signing.id()})
-	return sha256.Sum256(settings), err
+	var err error
+	in.Settings["signing"], err = signingID(b.opt.Signing)
+	return in, err
+}
+
+// diskChanges tells why a variant's disk, or what lies beside it, is put together
+// anew: what differs from what the stamp file says, and what is missing. There is
+// no change where the image is that of the stamp.
+func (b *Builder) diskChanges(v *workspace.Variant, stamp plan.Inputs) (changes []plan.Change) {
+	var old plan.Inputs
+	raw, err := os.ReadFile(b.stampFile(v))
+	if err == nil {
+		old, err = plan.Decode(raw)
+	}
+	now := shownFrom(stamp, v)
+	if err == nil && !bytes.Equal(raw, now.Encode()) {
+		changes = plan.Compare(old, now, nil, nil)
+	}
+	if err != nil || changes == nil && !allRegular(append(b.companions(v), b.ImagePath(v))) {
+		changes = []plan.Change{{Kind: plan.KindImage, Name: b.show(b.ImagePath(v)), New: "put together"}}
+	}
+	return changes
 }
 
 // disk puts a disk together, or links to one that was put together from the same
 // for another checkout. A disk that was written to since has another modification
 // time than the release's, and is not used.
-func (b *Builder) disk(ctx context.Context, v *workspace.Variant, r *store.Result, disk string, stamp [sha256.Size]byte) (table []byte, err error) {
+func (b *Builder) disk(ctx context.Context, v *workspace.Variant, r *store.Result, disk string, stamp plan.Inputs) (table []byte, err error) {
 	kept := b.keptDisk(stamp)
 	made := time.Unix(b.ws.Config.ReleaseEpoch, 0)
 	if info, err := os.Stat(kept); err == nil && info.ModTime().Equal(made) {
@@ -260,8 +291,8 @@ func (b *Builder) disk(ctx context.Context, v *workspace.Variant, r *store.Resul
 	return b.inventory(r)
 }
 
-func (b *Builder) keptDisk(stamp [sha256.Size]byte) string {
-	return filepath.Join(b.opt.Cache, "disks", hex.EncodeToString(stamp[:])+".img")
+func (b *Builder) keptDisk(stamp plan.Inputs) string {
+	return filepath.Join(b.opt.Cache, "disks", stamp.Key()+".img")
 }
 
 // relink makes to another name of from.
@@ -300,7 +331,7 @@ func (b *Builder) inventory(r *store.Result) ([]byte, error) {
 // imageFiles are the files that show a variant's image.
 func (b *Builder) imageFiles(v *workspace.Variant) []string {
 	dir := b.ImageDir(v)
-	return append([]string{dir, b.ImagePath(v), filepath.Join(dir, "inventory.json"), filepath.Join(dir, ".stamp"), filepath.Join(filepath.Dir(dir), "latest")}, slices.Concat(b.companions(v), b.migrationFiles(v), b.documentFiles(v))...)
+	return append([]string{dir, b.ImagePath(v), filepath.Join(dir, "inventory.json"), b.stampFile(v), filepath.Join(filepath.Dir(dir), "latest")}, slices.Concat(b.companions(v), b.migrationFiles(v), b.documentFiles(v))...)
 }
 
 // latest makes the link "latest" beside a folder lead to it.

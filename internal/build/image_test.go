@@ -9,9 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
 
 	"slipway/internal/image/layout"
+	"slipway/internal/image/verity"
 	"slipway/internal/sdk"
 	"slipway/internal/workspace"
 )
@@ -129,5 +131,106 @@ func TestReplace(t *testing.T) {
 	}
 	if text, err := os.ReadFile(to); err != nil || string(text) != "new" {
 		t.Errorf("after a failure: %q, %v", text, err)
+	}
+}
+
+// What reaches only the disk is no part of the key, but plans say so.
+func TestNewDisk(t *testing.T) {
+	t.Parallel()
+	d := newDocumented(t)
+	d.show()
+	variant := func(text string) func() {
+		return func() { d.write("variants/dev/variant.toml", text+migratingVariant) }
+	}
+	remove := func(end string) func() {
+		return func() {
+			if err := os.Remove(d.path(end)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		change func()
+		want   []string
+	}{
+		{"nothing", func() {}, nil},
+		{"kernel parameters", variant("kernel-parameters = [\"quiet\", \"panic=1\"]\n"), []string{"added    setting kernel-parameters"}},
+		{"some of them", variant("kernel-parameters = [\"quiet\", \"panic=2\"]\n"), []string{"changed  setting kernel-parameters\n-panic=1\n+panic=2\n"}},
+		{"formats", variant("kernel-parameters = [\"quiet\", \"panic=2\"]\nimage-formats = [\"raw\", \"qcow2\"]\n"), []string{"changed  setting image-formats\n+qcow2\n"}},
+		{"layout", func() {
+			d.write("variants/dev/variant.toml", strings.Replace(migratingVariant, "data-size-mib = 4", "data-size-mib = 5\nslots = 1", 1))
+		},
+			[]string{"changed  setting image-formats\n-qcow2\n", "changed  setting image-layout.data-size-mib: 4 → 5", "changed  setting image-layout.slots: 2 → 1", "removed  setting kernel-parameters"}},
+		{"signing", func() { d.signing = signingOf(t) }, []string{"added    setting signing"}},
+		{"another key", func() { d.signing = signingOf(t) }, []string{"changed  setting signing"}},
+		{"disk removed", remove(".img"), []string{"added    image build/images/x86_64-dev/1.2.3/testos-dev-x86_64-1.2.3.img"}},
+		{"file beside it removed", remove(verity.SignatureEnding), []string{"added    image build/images/x86_64-dev/1.2.3/testos-dev-x86_64-1.2.3.img"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.change()
+			options := d.options()
+			options.Signing = d.signing
+			rows, ok := CurrentPlan(d.root, options, nil)
+			if ok != (c.want == nil) {
+				t.Errorf("there is a record: %v", ok)
+			}
+			if !ok {
+				var err error
+				if rows, err = d.with().Plan(t.Context(), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			why, err := d.with().Why(t.Context(), "variants/dev")
+			if err != nil {
+				t.Fatal(err)
+			}
+			last := rows[len(rows)-1]
+			var got []string
+			for _, c := range why.Disk {
+				line := c.String()
+				if c.Diff != "" {
+					line += "\n" + c.Diff
+				}
+				got = append(got, line)
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(why.Disk, last.Disk); diff != "" || last.Status != PlanCached || why.Status != PlanCached {
+				t.Errorf("%+v\n%s", last, diff)
+			}
+			if _, ok := CurrentPlan(d.root, options, nil); ok != (c.want == nil) {
+				t.Errorf("after a plan there is a record: %v", ok)
+			}
+			if err := d.with().Build(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// The record of a plan ends with the disk.
+func TestRecordOfPlanHasTheDisk(t *testing.T) {
+	t.Parallel()
+	d := newDocumented(t)
+	d.show()
+	if err := os.RemoveAll(filepath.Join(d.root, "build/rpms")); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := CurrentPlan(d.root, d.options(), nil); ok {
+		t.Error("the record of a build holds without its views")
+	}
+	if _, err := d.with().Plan(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := CurrentPlan(d.root, d.options(), nil); !ok {
+		t.Error("the plan left no record")
+	}
+	if err := os.Remove(d.path(".img")); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := CurrentPlan(d.root, d.options(), nil); ok {
+		t.Error("the record of a plan holds without the disk")
 	}
 }

@@ -434,6 +434,8 @@ type PlanRow struct {
 	Wall   float64  `json:"wall,omitempty"`   // seconds that its last build took; 0 where there was none
 	CPU    float64  `json:"cpu,omitempty"`    // seconds of user and system time, likewise
 	Memory int64    `json:"memory,omitempty"` // peak in bytes, likewise
+
+	Disk []plan.Change `json:"disk,omitempty"` // why the disk of a cached variant is put together anew
 }
 
 // States of a PlanRow.
@@ -462,14 +464,17 @@ func (b *Builder) Plan(ctx context.Context, names []string) ([]PlanRow, error) {
 		switch {
 		case s.result != nil:
 			r.Status, r.From = PlanCached, s.from
+			if r.Disk, err = b.newDisk(s); err != nil {
+				return nil, err
+			}
 		case len(s.waits) > 0:
 			r.Status = PlanUnknown
 			for _, w := range s.waits {
 				r.Waits = append(r.Waits, w.Name)
 			}
 		}
+		all = all && s.result != nil && r.Disk == nil
 		if s.result == nil {
-			all = false
 			if h, ok := b.results.History(b.opt.Arch, s.target.Name); ok {
 				r.Wall, r.CPU, r.Memory = h.Wall, h.CPU, h.Memory
 			}
@@ -480,6 +485,16 @@ func (b *Builder) Plan(ctx context.Context, names []string) ([]PlanRow, error) {
 		err = b.recordPlan(began, names, targets)
 	}
 	return rows, err
+}
+
+// newDisk tells why the disk of a variant that has a result is put together anew.
+func (b *Builder) newDisk(s *step) ([]plan.Change, error) {
+	v := s.target.Variant
+	if v == nil {
+		return nil, nil
+	}
+	stamp, err := b.stamp(v, s.result)
+	return b.diskChanges(v, stamp), err
 }
 
 // steps plans without making the SDK: it must be known.

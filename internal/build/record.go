@@ -79,14 +79,15 @@ func CurrentPlan(root string, opt Options, names []string) ([]PlanRow, bool) {
 	return rows, true
 }
 
-func current(root string, opt Options, names []string, views bool) (*plan.Record, bool) {
+// current reads a record that holds; built tells whether it must be that of a build.
+func current(root string, opt Options, names []string, built bool) (*plan.Record, bool) {
 	opt = opt.withDefaults()
 	made, err := recordMade()
 	if err != nil {
 		return nil, false
 	}
 	r, ok := plan.ReadRecord(recordPath(root, opt, names), made)
-	if !ok || views && len(r.Outputs) == 0 || !r.Holds(views) {
+	if !ok || built && len(r.Outputs) == 0 || !r.Holds() {
 		return nil, false
 	}
 	results, err := store.Open(filepath.Join(opt.Cache, "store"))
@@ -135,12 +136,23 @@ func (b *Builder) record(began time.Time, names []string, targets []*graph.Targe
 	return b.writeRecord(r, began, names, targets)
 }
 
-// recordPlan notes that all targets have results.
+// recordPlan notes that all targets have results, and variants their disks.
 func (b *Builder) recordPlan(began time.Time, names []string, targets []*graph.Target) error {
 	if _, ok := current(b.ws.Root, b.opt, names, true); ok {
 		return nil // says more
 	}
-	return b.writeRecord(&plan.Record{}, began, names, targets)
+	r := &plan.Record{}
+	for _, t := range targets {
+		if t.Variant == nil {
+			continue
+		}
+		for _, path := range append(b.companions(t.Variant), b.ImagePath(t.Variant), b.stampFile(t.Variant)) {
+			if err := r.Show(path); err != nil {
+				return err
+			}
+		}
+	}
+	return b.writeRecord(r, began, names, targets)
 }
 
 func (b *Builder) writeRecord(r *plan.Record, began time.Time, names []string, targets []*graph.Target) error {

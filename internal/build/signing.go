@@ -147,17 +147,24 @@ func (s *signing) signer() image.SignEFI {
 	return s.sign
 }
 
-// id stands for the certificates in the stamp of a disk.
-func (s *signing) id() string {
-	if s == nil {
-		return ""
+// signingID stands for the certificates in the stamp of a disk; "" where nothing
+// signs. No key is needed for that.
+func signingID(s workspace.Signing) (string, error) {
+	key, root := s.RootHash()
+	if key == "" {
+		return "", nil
+	}
+	files := []string{root}
+	if s.Enabled() {
+		files = append(files, s.SecureBootCert)
 	}
 	h := sha256.New()
-	for _, c := range []*x509.Certificate{s.certificate, s.rootCertificate} {
-		if c == nil {
-			c = &x509.Certificate{}
+	for _, file := range files {
+		c, err := sign.LoadCertificate(file)
+		if err != nil {
+			return "", wrongTable(err)
 		}
 		fmt.Fprintf(h, "%x ", c.Raw)
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -241,13 +241,13 @@ func (b *Builder) show(path string) string {
 // verifyImage checks the disk of a variant and what lies beside it.
 func (b *Builder) verifyImage(ctx context.Context, variant *workspace.Variant, r *store.Result, v *Verified) error {
 	dir, disk := b.ImageDir(variant), b.ImagePath(variant)
-	sum, err := b.stamp(variant, r)
+	stamp, err := b.stamp(variant, r)
 	if err != nil {
 		return err
 	}
 	again := ": slipway build " + v.Target + " shows it again"
 	before := len(v.Findings)
-	if stamp, err := os.ReadFile(filepath.Join(dir, ".stamp")); err != nil || string(stamp) != stampText(sum, variant) {
+	if old, err := os.ReadFile(b.stampFile(variant)); err != nil || !bytes.Equal(old, shownFrom(stamp, variant).Encode()) {
 		v.damaged("%s is not the disk of this result%s", b.show(disk), again)
 	} else if info, err := os.Stat(disk); err != nil || !info.Mode().IsRegular() {
 		v.damaged("%s is missing%s", b.show(disk), again)
@@ -277,7 +277,7 @@ func (b *Builder) verifyImage(ctx context.Context, variant *workspace.Variant, r
 			}
 		}
 		if len(wrong) > 0 { // it may be the same file
-			if err := os.Remove(b.keptDisk(sum)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := os.Remove(b.keptDisk(stamp)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
@@ -286,7 +286,7 @@ func (b *Builder) verifyImage(ctx context.Context, variant *workspace.Variant, r
 		return nil
 	}
 	// without the stamp the next build shows all of it again
-	if err := os.Remove(filepath.Join(dir, ".stamp")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(b.stampFile(variant)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

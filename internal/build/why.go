@@ -21,6 +21,7 @@ type Reason struct {
 	Key     string        `json:"key,omitempty"`  // unless unknown
 	Last    string        `json:"last,omitempty"` // key of the last result; empty where none is known
 	Changes []plan.Change `json:"changes,omitempty"`
+	Disk    []plan.Change `json:"disk,omitempty"`  // why the disk of a cached variant is put together anew
 	Waits   []*Reason     `json:"waits,omitempty"` // targets that have to be built before the key is known, dependencies first
 }
 
@@ -80,7 +81,9 @@ func (b *Builder) reason(s *step) (*Reason, error) {
 	switch {
 	case s.result != nil:
 		r.Status, r.From = PlanCached, s.from
-		return r, nil
+		var err error
+		r.Disk, err = b.newDisk(s)
+		return r, err
 	case len(s.waits) > 0:
 		r.Status = PlanUnknown
 	}

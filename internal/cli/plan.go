@@ -21,8 +21,8 @@ func planCommand(g *global) *cobra.Command {
 		Short: "Show what a build would do",
 		Long: `Plan shows what a build of targets and of all that they need would do, without
 building anything: what it would build, with the time, processors and memory that
-the last build of it took; what it has in the local store or in the team cache;
-and what it cannot tell yet, because that depends on what comes out of targets
+the last build of it took; disks that it would put together anew from what it has;
+what it has in the local store or in the team cache; and what it cannot tell yet, because that depends on what comes out of targets
 that are built before. Without a target it takes the default variant.`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			rows, ok := g.currentPlan(args)
@@ -78,6 +78,9 @@ func writePlan(out io.Writer, rows []build.PlanRow) error {
 	for _, r := range rows {
 		if r.Status == build.PlanCached {
 			counts[r.From]++
+			if len(r.Disk) > 0 {
+				fmt.Fprintf(w, "disk\t%s\tput together anew for %s\n", r.Name, fields(r.Disk))
+			}
 			continue
 		}
 		counts[r.Status]++
@@ -125,6 +128,17 @@ func writePlan(out io.Writer, rows []build.PlanRow) error {
 	return nil
 }
 
+// fields names what differs.
+func fields(changes []plan.Change) string {
+	names := make([]string, len(changes))
+	for i, c := range changes {
+		if names[i] = c.Name; c.Name == "" {
+			names[i] = c.Kind
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
 // span writes a number of seconds for people.
 func span(s float64) string {
 	if s < 60 {
@@ -142,7 +156,8 @@ func whyCommand(g *global) *cobra.Command {
 workspace was made from, and shows every input that differs: own files and
 first-party sources with the lines that changed, macros, settings, the SDK,
 external files, and RPMs that are installed for it, with what differs in the first
-ten of which the store has both. If the workspace has had no result of the target,
+ten of which the store has both; of a variant, also what its disk is put together
+from. If the workspace has had no result of the target,
 the last one of this machine is taken.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -175,6 +190,10 @@ func writeWhy(w io.Writer, why *build.Reason) {
 			where = "team cache"
 		}
 		fmt.Fprintf(w, "%s is up to date: its result is in the %s (key %.12s)\n", why.Target, where, why.Key)
+		if len(why.Disk) > 0 {
+			fmt.Fprintln(w, "but its disk is put together anew:")
+			writeChanges(w, why.Disk, "  ")
+		}
 	case why.Last == "":
 		fmt.Fprintf(w, "%s has never been built here, as far as is known\n", why.Target)
 	case why.Status == build.PlanUnknown && len(why.Changes) == 0:

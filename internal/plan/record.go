@@ -122,9 +122,9 @@ func mix(numbers ...uint64) uint64 {
 	return h
 }
 
-// Holds tells whether nothing has changed: no input, and, where views is true, no
-// file that shows a result.
-func (r *Record) Holds(views bool) bool {
+// Holds tells whether nothing has changed: no input, and no file that shows a
+// result.
+func (r *Record) Holds() bool {
 	var changed atomic.Bool
 	var wg sync.WaitGroup
 	check := func(list []seen, sig func(*unix.Stat_t) uint64) {
@@ -154,9 +154,7 @@ func (r *Record) Holds(views bool) bool {
 		}
 	}
 	check(r.inputs, inputSig)
-	if views {
-		check(r.views, viewSig)
-	}
+	check(r.views, viewSig)
 	wg.Wait()
 	return !changed.Load()
 }

@@ -16,6 +16,7 @@ import (
 // recorded makes a workspace whose files are old, and a record of it.
 func recorded(t *testing.T) (root, path string) {
 	t.Helper()
+	began := time.Now()
 	ws, p := tree(t)
 	root = ws.Root
 	for _, name := range []string{"slipway.toml", "slipway.lock", "sdk/sdk.toml", "packages/a/package.toml", "variants/v/variant.toml", "build/rpms/a/a.rpm"} {
@@ -32,7 +33,7 @@ func recorded(t *testing.T) (root, path string) {
 		t.Fatal(err)
 	}
 	r := &Record{Made: "by me", Targets: []Planned{{"packages/a", "k", "sha256:m", "here"}}, Outputs: []string{root + "/build/rpms/a"}}
-	if err := r.Watch(ws, time.Now()); !errors.Is(err, ErrRacy) {
+	if err := r.Watch(ws, began); !errors.Is(err, ErrRacy) {
 		t.Errorf("files that have just been written: %v", err)
 	}
 	r.inputs = nil
@@ -61,46 +62,43 @@ func TestRecord(t *testing.T) {
 		return func(root string) error { return os.WriteFile(filepath.Join(root, name), []byte("new"), 0o644) }
 	}
 	for name, c := range map[string]struct {
-		change      func(root string) error
-		plan, views bool // whether it still holds
+		change func(root string) error
+		holds  bool
 	}{
-		"nothing":        {func(string) error { return nil }, true, true},
-		"spec":           {write("packages/a/a.spec"), false, false},
-		"new own file":   {write("packages/a/new.patch"), false, false},
-		"new package":    {func(root string) error { return os.Mkdir(root+"/packages/b", 0o755) }, false, false},
-		"new variant":    {func(root string) error { return os.Mkdir(root+"/variants/w", 0o755) }, false, false},
-		"lock":           {write("slipway.lock"), false, false},
-		"settings":       {write("slipway.toml"), false, false},
-		"sdk":            {write("sdk/sdk.toml"), false, false},
-		"manifest":       {write("packages/a/package.toml"), false, false},
-		"variant":        {write("variants/v/variant.toml"), false, false},
-		"source":         {write("sources/tool/sub/x.go"), false, false},
-		"new source":     {write("sources/tool/sub/y.go"), false, false},
-		"mode":           {func(root string) error { return os.Chmod(root+"/packages/a/a.spec", 0o755) }, false, false},
-		"other source":   {write("sources/other/y.go"), true, true},
-		"elsewhere":      {write("README"), true, true},
-		"removed":        {func(root string) error { return os.Remove(root + "/packages/a/a.spec") }, false, false},
-		"view changed":   {write("build/rpms/a/a.rpm"), true, false},
-		"view removed":   {func(root string) error { return os.Remove(root + "/build/rpms/a/a.rpm") }, true, false},
-		"added to views": {write("build/rpms/a/b.rpm"), true, false},
-		"view linked":    {func(root string) error { return os.Link(root+"/build/rpms/a/a.rpm", root+"/a.rpm") }, true, true},
+		"nothing":        {func(string) error { return nil }, true},
+		"spec":           {write("packages/a/a.spec"), false},
+		"new own file":   {write("packages/a/new.patch"), false},
+		"new package":    {func(root string) error { return os.Mkdir(root+"/packages/b", 0o755) }, false},
+		"new variant":    {func(root string) error { return os.Mkdir(root+"/variants/w", 0o755) }, false},
+		"lock":           {write("slipway.lock"), false},
+		"settings":       {write("slipway.toml"), false},
+		"sdk":            {write("sdk/sdk.toml"), false},
+		"manifest":       {write("packages/a/package.toml"), false},
+		"variant":        {write("variants/v/variant.toml"), false},
+		"source":         {write("sources/tool/sub/x.go"), false},
+		"new source":     {write("sources/tool/sub/y.go"), false},
+		"mode":           {func(root string) error { return os.Chmod(root+"/packages/a/a.spec", 0o755) }, false},
+		"other source":   {write("sources/other/y.go"), true},
+		"elsewhere":      {write("README"), true},
+		"removed":        {func(root string) error { return os.Remove(root + "/packages/a/a.spec") }, false},
+		"view changed":   {write("build/rpms/a/a.rpm"), false},
+		"view removed":   {func(root string) error { return os.Remove(root + "/build/rpms/a/a.rpm") }, false},
+		"added to views": {write("build/rpms/a/b.rpm"), false},
+		"view linked":    {func(root string) error { return os.Link(root+"/build/rpms/a/a.rpm", root+"/a.rpm") }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			root, path := recorded(t)
 			r, ok := ReadRecord(path, "by me")
-			if !ok || !r.Holds(true) {
+			if !ok || !r.Holds() {
 				t.Fatal("it does not hold from the start")
 			}
 			time.Sleep(5 * time.Millisecond) // the clock of the file system
 			if err := c.change(root); err != nil {
 				t.Fatal(err)
 			}
-			if got := r.Holds(false); got != c.plan {
-				t.Errorf("plan: %v", got)
-			}
-			if got := r.Holds(true); got != c.views {
-				t.Errorf("with views: %v", got)
+			if got := r.Holds(); got != c.holds {
+				t.Errorf("holds: %v", got)
 			}
 		})
 	}

@@ -29,6 +29,7 @@ const (
 	KindGroup      = "first-party source"
 	KindSource     = "external file"
 	KindDependency = "dependency RPM"
+	KindImage      = "image" // below build/, where it is not there
 )
 
 // Change is one input that differs between two sets of inputs.
