@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -15,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"slipway/internal/engine"
@@ -63,6 +65,7 @@ type Builder struct {
 	mu       sync.Mutex
 	done     map[string]*store.Result // by target name
 	rows     map[string]*Row          // for the report
+	failed   map[string]error         // why targets failed, by name
 	took     map[string]store.History // of the sandboxes that have run
 	verified map[string]bool          // digests of blobs that were read and found right
 
@@ -132,7 +135,7 @@ func New(ws *workspace.Workspace, opt Options) (*Builder, error) {
 	if err != nil {
 		return nil, cacheError(opt.Cache, err)
 	}
-	b := &Builder{ws: ws, opt: opt, graph: g, macros: macros, sources: sources, results: results, display: opt.Display, verified: map[string]bool{}, needed: map[*graph.Target][]*graph.Target{}, logs: filepath.Join(ws.Root, "build", "logs")}
+	b := &Builder{ws: ws, opt: opt, graph: g, macros: macros, sources: sources, results: results, display: opt.Display, verified: map[string]bool{}, rows: map[string]*Row{}, failed: map[string]error{}, took: map[string]store.History{}, needed: map[*graph.Target][]*graph.Target{}, logs: filepath.Join(ws.Root, "build", "logs")}
 	b.forget()
 	b.provenance = sync.OnceValues(func() (sign.Signer, error) { return openProvenance(opt.Signing) })
 	b.signing = sync.OnceValues(func() (*signing, error) { return openSigning(opt.Signing) })
@@ -150,9 +153,11 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// forget drops what is known of targets, so that a plan begins anew.
+// forget drops what is known of results, so that a plan begins anew, but not what
+// was worked on.
 func (b *Builder) forget() {
-	b.done, b.rows, b.took, b.index = map[string]*store.Result{}, map[string]*Row{}, map[string]store.History{}, rpm.NewIndex()
+	b.done, b.index = map[string]*store.Result{}, rpm.NewIndex()
+	maps.DeleteFunc(b.rows, func(_ string, row *Row) bool { return !row.worked() })
 }
 
 func cacheError(dir string, err error) error {
@@ -211,39 +216,59 @@ func (b *Builder) Build(ctx context.Context, names []string) error {
 // found damaged or gone. It is never shown.
 var errReplan = errors.New("plan again")
 
+// dropped drops a result of which files cannot be had; the error is errReplan.
+func (b *Builder) dropped(r *store.Result) error {
+	if err := b.results.Drop(r.Key); err != nil {
+		return cacheError(b.opt.Cache, err)
+	}
+	return errReplan
+}
+
 // build makes targets, of which the wanted ones are to be shown below build/.
 func (b *Builder) build(ctx context.Context, targets, wanted []*graph.Target) error {
 	for try := 1; ; try++ {
-		err := b.attempt(ctx, targets, wanted)
+		again := false
+		errs := slices.DeleteFunc(b.attempt(ctx, targets, wanted), func(err error) bool {
+			again = again || errors.Is(err, errReplan)
+			return errors.Is(err, errReplan)
+		})
+		if cause := context.Cause(ctx); cause != nil && again && len(errs) == 0 {
+			errs = append(errs, cause)
+		}
+		if !again || ctx.Err() != nil || len(errs) > 0 && !b.opt.KeepGoing {
+			return errors.Join(errs...)
+		}
 		// each time something is dropped; when the team cache vanishes, that may be
 		// one target of a chain at a time
-		if !errors.Is(err, errReplan) || try == 4+len(targets) || ctx.Err() != nil {
-			return err
+		if try == 4+len(targets) {
+			return errors.Join(append(errs, fmt.Errorf("results in %s are damaged or vanish again and again, as was said above: see whether its disk is well, and whether something else deletes files there", b.opt.Cache))...)
 		}
 		b.forget()
 		b.display.Restart()
 	}
 }
 
-func (b *Builder) attempt(ctx context.Context, targets, wanted []*graph.Target) error {
+// attempt plans and builds. Targets that failed in an attempt before fail again
+// without being tried.
+func (b *Builder) attempt(ctx context.Context, targets, wanted []*graph.Target) []error {
 	if err := b.pin(ctx, targets); err != nil {
-		return err
+		return []error{err}
 	}
 	steps, err := b.plan(ctx, targets)
 	if err != nil {
-		return err
+		return []error{err}
 	}
 	stale := map[string]*job{}
 	var jobs []*job
 	var left []*graph.Target
+	var shown errgroup.Group
+	shown.SetLimit(fetchSlots)
 	for _, s := range steps {
 		t := s.target
 		// an image waits for its migrations to be shown with it
 		waits := slices.ContainsFunc(b.needs(t), func(d *graph.Target) bool { return stale[d.Name] != nil })
 		if s.result != nil && !waits {
-			if err := b.found(ctx, s, slices.Contains(wanted, t), 0); err != nil {
-				return err
-			}
+			shown.Go(func() error { return b.found(ctx, s, slices.Contains(wanted, t), 0) })
 			continue
 		}
 		j := &job{name: t.Name, skip: func() { b.skip(t) }}
@@ -254,35 +279,45 @@ func (b *Builder) attempt(ctx context.Context, targets, wanted []*graph.Target) 
 			}
 		}
 		stale[t.Name] = j
-		jobs, left = append(jobs, j), append(left, t)
+		jobs = append(jobs, j)
+		if err := b.failed[t.Name]; err != nil {
+			j.run = func(context.Context) error { return err }
+			continue
+		}
+		left = append(left, t)
 		if t.Package != nil && len(t.Package.ExternalFiles) > 0 {
 			f := &job{name: t.Name + " sources", pool: poolFetch, skip: func() {}, run: func(ctx context.Context) error { return b.fetchFor(ctx, t) }}
 			link(j, f)
 			jobs = append(jobs, f)
 		}
 	}
-	if len(left) == 0 {
+	if err := shown.Wait(); err != nil {
+		return []error{err}
+	}
+	if len(jobs) == 0 {
 		return nil
 	}
-	if err := b.ensureSDK(ctx, left); err != nil {
-		return err
+	if len(left) > 0 {
+		if err := b.ensureSDK(ctx, left); err != nil {
+			return []error{err}
+		}
+		if b.sdk.Digest != b.pinned {
+			return []error{errReplan}
+		}
+		b.weigh(left, stale)
 	}
-	if b.sdk.Digest != b.pinned {
-		return errReplan
-	}
-	b.weigh(left, stale)
 	l, err := b.limits()
 	if err != nil {
-		return err
+		return []error{err}
 	}
 	errs := l.run(ctx, jobs, b.opt.KeepGoing)
 	if cause := context.Cause(ctx); cause != nil {
-		return fmt.Errorf("interrupted (%w): what was built before is kept, and the next build goes on from there", cause)
+		return []error{fmt.Errorf("interrupted (%w): what was built before is kept, and the next build goes on from there", cause)}
 	}
 	if b.engineErr != nil { // once, not for each target
 		errs = append(slices.DeleteFunc(errs, func(err error) bool { return errors.Is(err, b.engineErr) }), b.engineErr)
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // limits bound what runs at once on this machine.
@@ -401,7 +436,7 @@ func (b *Builder) make(ctx context.Context, t *graph.Target, wanted bool, waited
 	began := time.Now()
 	defer func() {
 		if err != nil && !errors.Is(err, errReplan) {
-			b.end(t, progress.Failed, nil, "", time.Since(began))
+			b.fail(t, err, time.Since(began))
 		}
 		b.waited(t, waited)
 	}()
@@ -605,10 +640,23 @@ func (b *Builder) view(ctx context.Context, t *graph.Target, r *store.Result) er
 	return b.results.View(r, b.rpmDir(t))
 }
 
+// fail notes that a target failed, and why.
+func (b *Builder) fail(t *graph.Target, err error, took time.Duration) {
+	b.mu.Lock()
+	b.failed[t.Name] = err
+	b.mu.Unlock()
+	b.end(t, progress.Failed, nil, "", took)
+}
+
 // end notes how a target ended, and where its result came from if it was not
-// built now.
+// built now. What was worked on before all was planned again, and is found then,
+// stays what it was.
 func (b *Builder) end(t *graph.Target, status progress.Status, r *store.Result, from string, took time.Duration) {
 	b.mu.Lock()
+	if old := b.rows[t.Name]; status == progress.Cached && old != nil && (old.Status == progress.Built || old.Status == progress.Fetched) {
+		b.mu.Unlock()
+		return
+	}
 	row := &Row{Name: t.Name, Status: status, Wall: took.Seconds(), Source: from, CPU: b.took[t.Name].CPU, Memory: b.took[t.Name].Memory}
 	if r != nil {
 		row.CPU, _ = strconv.ParseFloat(r.Annotations[store.AnnotationCPU], 64)

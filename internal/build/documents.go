@@ -357,7 +357,7 @@ func (b *Builder) findPrograms(ctx context.Context, d *documents) error {
 			raw, err := b.results.Attached(r, sbom.MediaPrograms)
 			if err != nil {
 				b.lost(r, err)
-				return errors.Join(errReplan, b.results.Drop(r.Key))
+				return b.dropped(r)
 			}
 			noted[p.Source] = nil
 			if raw != nil {

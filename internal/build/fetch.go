@@ -64,7 +64,7 @@ func (b *Builder) fetchFor(ctx context.Context, t *graph.Target) error {
 	started := time.Now()
 	b.display.Start(t.Name, phaseFetch)
 	if _, err := b.fetch(ctx, wanted); err != nil {
-		b.end(t, progress.Failed, nil, "", time.Since(started))
+		b.fail(t, err, time.Since(started))
 		return err
 	}
 	b.display.Pause(t.Name)

@@ -376,7 +376,7 @@ func (b *Builder) ready(ctx context.Context, r *store.Result, files []store.File
 			return cause
 		}
 		b.lost(r, err)
-		return errors.Join(errReplan, b.results.Drop(r.Key))
+		return b.dropped(r)
 	}
 	err := b.results.Verify(r, files)
 	if errors.Is(err, store.ErrCorrupt) || errors.Is(err, fs.ErrNotExist) {

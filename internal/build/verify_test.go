@@ -54,7 +54,7 @@ func imageBuilder(t *testing.T) (*Builder, *workspace.Variant, *store.Result) {
 	}
 	b := &Builder{
 		ws:  &workspace.Workspace{Root: t.TempDir(), Config: workspace.Config{Name: "acme", Vendor: "acme", Version: "1.2.3", ReleaseEpoch: 1700000000}},
-		opt: Options{Arch: "x86_64", Cache: cache}, results: results, verified: map[string]bool{},
+		opt: Options{Arch: "x86_64", Cache: cache}, results: results, verified: map[string]bool{}, rows: map[string]*Row{},
 		display: progress.New(io.Discard, progress.Options{Mode: progress.Plain}),
 		signing: func() (*signing, error) { return openSigning(Options{}.Signing) },
 	}

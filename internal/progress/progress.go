@@ -5,6 +5,7 @@ package progress
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -47,7 +48,7 @@ type Display struct {
 
 	start     time.Time
 	total     int
-	counts    map[Status]int
+	ended     map[string]Status // by target
 	running   []*row
 	downloads []*download
 	drawn     int // lines of the table that stand on the screen
@@ -76,7 +77,7 @@ type Options struct {
 
 // New makes a display that writes to w.
 func New(w io.Writer, opt Options) *Display {
-	d := &Display{w: w, logs: opt.Logs, now: opt.Now, width: opt.Width, counts: map[Status]int{}, stop: make(chan struct{})}
+	d := &Display{w: w, logs: opt.Logs, now: opt.Now, width: opt.Width, ended: map[string]Status{}, stop: make(chan struct{})}
 	if d.now == nil {
 		d.now = time.Now
 	}
@@ -131,11 +132,12 @@ func (d *Display) Total(n int) {
 	d.total = n
 }
 
-// Restart forgets how targets ended: all are to be gone through again.
+// Restart says that all targets are gone through again: how those ended that were
+// not worked on is forgotten.
 func (d *Display) Restart() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	clear(d.counts)
+	maps.DeleteFunc(d.ended, func(_ string, s Status) bool { return s == Cached || s == Skipped })
 	d.running = nil
 }
 
@@ -184,7 +186,7 @@ func (d *Display) Log(target, line string) {
 func (d *Display) Done(target string, status Status) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.counts[status]++
+	d.ended[target] = status
 	took := ""
 	if i := slices.IndexFunc(d.running, func(r *row) bool { return r.target == target }); i >= 0 {
 		took = " in " + elapsed(d.now().Sub(d.running[i].start))
@@ -234,24 +236,24 @@ func (d *Display) Print(format string, args ...any) {
 func (d *Display) Summary() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.counts) == 0 {
+	if len(d.ended) == 0 {
 		return ""
 	}
 	return d.summary()
 }
 
 func (d *Display) summary() string {
+	counts := map[Status]int{}
+	for _, s := range d.ended {
+		counts[s]++
+	}
 	parts := []string{}
 	for _, s := range []Status{Built, Fetched, Cached, Failed, Skipped} {
-		if n := d.counts[s]; n > 0 {
+		if n := counts[s]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, s))
 		}
 	}
-	ended := 0
-	for _, n := range d.counts {
-		ended += n
-	}
-	if left := d.total - ended; left > 0 {
+	if left := d.total - len(d.ended); left > 0 {
 		parts = append(parts, fmt.Sprintf("%d left", left))
 	}
 	return fmt.Sprintf("%s in %s", strings.Join(parts, ", "), elapsed(d.now().Sub(d.start)))
