@@ -1,8 +1,10 @@
 package plan
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -58,6 +60,62 @@ func TestKeyChangesWithEveryInput(t *testing.T) {
 			t.Errorf("%q and %q have the same key", name, other)
 		}
 		seen[key] = name
+	}
+}
+
+// leaves calls f for every text and switch below a value, by its path; f changes
+// it for as long as it runs.
+func leaves(t *testing.T, path string, v reflect.Value, f func(path string)) {
+	t.Helper()
+	switch v.Kind() {
+	case reflect.String:
+		old := v.String()
+		v.SetString(old + "x")
+		f(path)
+		v.SetString(old)
+	case reflect.Bool:
+		v.SetBool(!v.Bool())
+		f(path)
+		v.SetBool(!v.Bool())
+	case reflect.Struct:
+		for i := range v.NumField() {
+			leaves(t, path+"."+v.Type().Field(i).Name, v.Field(i), f)
+		}
+	case reflect.Slice:
+		if v.Len() == 0 {
+			t.Errorf("inputs has no %s", path)
+		}
+		for i := range v.Len() {
+			leaves(t, fmt.Sprintf("%s[%d]", path, i), v.Index(i), f)
+		}
+	case reflect.Map:
+		if v.Len() == 0 {
+			t.Errorf("inputs has no %s", path)
+		}
+		for _, key := range v.MapKeys() {
+			old := v.MapIndex(key)
+			v.SetMapIndex(key, reflect.ValueOf(old.String()+"x"))
+			f(path + "[" + key.String() + "]")
+			v.SetMapIndex(key, old)
+		}
+	default:
+		t.Errorf("%s is a %v: the test does not know how to change it", path, v.Kind())
+	}
+}
+
+func TestKeyChangesWithEveryField(t *testing.T) {
+	in := inputs()
+	in.Macros = "sha256:macros"
+	key := in.Key()
+	seen := map[string]string{key: "nothing"}
+	leaves(t, "", reflect.ValueOf(&in).Elem(), func(path string) {
+		if twin := seen[in.Key()]; twin != "" {
+			t.Errorf("%s and %s have the same key", path, twin)
+		}
+		seen[in.Key()] = path
+	})
+	if in.Key() != key {
+		t.Error("the inputs are not what they were")
 	}
 }
 
