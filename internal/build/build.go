@@ -69,6 +69,8 @@ type Builder struct {
 	took     map[string]store.History // of the sandboxes that have run
 	verified map[string]bool          // digests of blobs that were read and found right
 
+	compared map[[2]string]string // what differs in pairs of RPMs, see openRPMs
+
 	needsMu sync.Mutex
 	needed  map[*graph.Target][]*graph.Target // what needs has found out
 
@@ -135,7 +137,7 @@ func New(ws *workspace.Workspace, opt Options) (*Builder, error) {
 	if err != nil {
 		return nil, cacheError(opt.Cache, err)
 	}
-	b := &Builder{ws: ws, opt: opt, graph: g, macros: macros, sources: sources, results: results, display: opt.Display, verified: map[string]bool{}, rows: map[string]*Row{}, failed: map[string]error{}, took: map[string]store.History{}, needed: map[*graph.Target][]*graph.Target{}, logs: filepath.Join(ws.Root, "build", "logs")}
+	b := &Builder{ws: ws, opt: opt, graph: g, macros: macros, sources: sources, results: results, display: opt.Display, verified: map[string]bool{}, rows: map[string]*Row{}, failed: map[string]error{}, took: map[string]store.History{}, compared: map[[2]string]string{}, needed: map[*graph.Target][]*graph.Target{}, logs: filepath.Join(ws.Root, "build", "logs")}
 	b.forget()
 	b.provenance = sync.OnceValues(func() (sign.Signer, error) { return openProvenance(opt.Signing) })
 	b.signing = sync.OnceValues(func() (*signing, error) { return openSigning(opt.Signing) })
@@ -243,7 +245,6 @@ func (b *Builder) build(ctx context.Context, targets, wanted []*graph.Target) er
 		if try == 4+len(targets) {
 			return errors.Join(append(errs, fmt.Errorf("results in %s are damaged or vanish again and again, as was said above: see whether its disk is well, and whether something else deletes files there", b.opt.Cache))...)
 		}
-		b.forget()
 		b.display.Restart()
 	}
 }
@@ -251,6 +252,7 @@ func (b *Builder) build(ctx context.Context, targets, wanted []*graph.Target) er
 // attempt plans and builds. Targets that failed in an attempt before fail again
 // without being tried.
 func (b *Builder) attempt(ctx context.Context, targets, wanted []*graph.Target) []error {
+	b.forget()
 	if err := b.pin(ctx, targets); err != nil {
 		return []error{err}
 	}

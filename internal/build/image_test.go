@@ -177,7 +177,7 @@ func TestNewDisk(t *testing.T) {
 			}
 			if !ok {
 				var err error
-				if rows, err = d.with().Plan(t.Context(), nil); err != nil {
+				if rows, err = d.with().Plan(t.Context(), nil, false); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -221,7 +221,7 @@ func TestRecordOfPlanHasTheDisk(t *testing.T) {
 	if _, ok := CurrentPlan(d.root, d.options(), nil); ok {
 		t.Error("the record of a build holds without its views")
 	}
-	if _, err := d.with().Plan(t.Context(), nil); err != nil {
+	if _, err := d.with().Plan(t.Context(), nil, false); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := CurrentPlan(d.root, d.options(), nil); !ok {

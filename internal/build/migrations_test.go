@@ -309,7 +309,7 @@ func TestMigrations(t *testing.T) {
 	before := states()
 	const path = "/usr/share/migrations/1.0.0_1.1.0_z-first"
 	m.programs[path] = "changed"
-	rows, err := m.builder().Plan(t.Context(), nil)
+	rows, err := m.builder().Plan(t.Context(), nil, false)
 	if err != nil || len(rows) != 3 || rows[0].Name != "packages/moves" || rows[0].Status != PlanBuild || rows[1].Status != PlanCached || rows[2].Status != PlanCached {
 		t.Errorf("%+v, %v", rows, err)
 	}

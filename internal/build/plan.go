@@ -436,6 +436,7 @@ type PlanRow struct {
 	Memory int64    `json:"memory,omitempty"` // peak in bytes, likewise
 
 	Disk []plan.Change `json:"disk,omitempty"` // why the disk of a cached variant is put together anew
+	Why  *Reason       `json:"why,omitempty"`  // of what is not cached, where that was asked for
 }
 
 // States of a PlanRow.
@@ -445,9 +446,9 @@ const (
 	PlanUnknown = "unknown"
 )
 
-// Plan tells what a build of the named targets would do, dependencies first. It
-// builds nothing.
-func (b *Builder) Plan(ctx context.Context, names []string) ([]PlanRow, error) {
+// Plan tells what a build of the named targets would do, dependencies first, and
+// with explain also why. It builds nothing.
+func (b *Builder) Plan(ctx context.Context, names []string, explain bool) ([]PlanRow, error) {
 	began := time.Now()
 	targets, err := b.closure(names)
 	if err != nil {
@@ -479,6 +480,11 @@ func (b *Builder) Plan(ctx context.Context, names []string) ([]PlanRow, error) {
 				r.Wall, r.CPU, r.Memory = h.Wall, h.CPU, h.Memory
 			}
 		}
+		if explain && (s.result == nil || r.Disk != nil) {
+			if r.Why, err = b.reason(s); err != nil {
+				return nil, err
+			}
+		}
 		rows[i] = r
 	}
 	if all {
@@ -503,6 +509,7 @@ func (b *Builder) steps(ctx context.Context, targets []*graph.Target) ([]*step, 
 	if err != nil {
 		return nil, fmt.Errorf("sdk: %w", err)
 	}
+	b.forget() // of a plan before
 	b.pinned = d
 	if d == "" {
 		// no key is known, so nothing can be found

@@ -127,7 +127,7 @@ func (b *Builder) reason(s *step) (*Reason, error) {
 	return r, b.openRPMs(r.Changes)
 }
 
-// maxOpened is how many RPMs are compared for a reason: that takes a while.
+// maxOpened is how many pairs of RPMs are compared for a reason: that takes a while.
 const maxOpened = 10
 
 // openRPMs fills in what differs in RPMs of which both files are here.
@@ -138,19 +138,23 @@ func (b *Builder) openRPMs(changes []plan.Change) error {
 		if c.Kind != plan.KindDependency || c.Old == "" || c.New == "" || opened == maxOpened {
 			continue
 		}
-		old := b.results.Path(c.Old)
-		list, err := compare.Files(old, b.results.Path(c.New))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // pruned, or in the team cache
+		pair := [2]string{c.Old, c.New}
+		if _, ok := b.compared[pair]; !ok {
+			old := b.results.Path(c.Old)
+			list, err := compare.Files(old, b.results.Path(c.New))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // pruned, or in the team cache
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.Name, err)
+			}
+			for _, d := range list {
+				d.Path = strings.TrimPrefix(strings.TrimPrefix(d.Path, filepath.Base(old)), ": ")
+				b.compared[pair] += d.String() + "\n"
+			}
+			opened++
 		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", c.Name, err)
-		}
-		opened++
-		for _, d := range list {
-			d.Path = strings.TrimPrefix(strings.TrimPrefix(d.Path, filepath.Base(old)), ": ")
-			c.Diff += d.String() + "\n"
-		}
+		c.Diff = b.compared[pair]
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,6 +14,7 @@ import (
 
 func buildCommand(g *global) *cobra.Command {
 	var f buildFlags
+	var explain bool
 	cmd := &cobra.Command{
 		Use:   "build [TARGET...]",
 		Short: "Build targets and what they need",
@@ -36,7 +38,18 @@ build/images/<arch>-<variant>/<version>/, logs in build/logs/.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, b.Close()) }()
-			err = b.Build(cmd.Context(), args)
+			if explain {
+				var rows []build.PlanRow
+				rows, err = b.Plan(cmd.Context(), args, true)
+				var text strings.Builder
+				writeReasons(&text, rows)
+				if text.Len() > 0 {
+					display.Print("%s", text.String())
+				}
+			}
+			if err == nil {
+				err = b.Build(cmd.Context(), args)
+			}
 			summary := display.Summary()
 			display.Close()
 			if summary != "" {
@@ -52,6 +65,7 @@ build/images/<arch>-<variant>/<version>/, logs in build/logs/.`,
 		},
 	}
 	f.add(cmd)
+	cmd.Flags().BoolVar(&explain, "explain", false, "first say why each target is built, as slipway why does")
 	return cmd
 }
 

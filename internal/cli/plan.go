@@ -15,7 +15,7 @@ import (
 )
 
 func planCommand(g *global) *cobra.Command {
-	var asJSON bool
+	var asJSON, explain bool
 	cmd := &cobra.Command{
 		Use:   "plan [TARGET...]",
 		Short: "Show what a build would do",
@@ -33,16 +33,21 @@ that are built before. Without a target it takes the default variant.`,
 				}
 				defer display.Close()
 				defer b.Close()
-				if rows, err = b.Plan(cmd.Context(), args); err != nil {
+				if rows, err = b.Plan(cmd.Context(), args, explain); err != nil {
 					return err
 				}
 			}
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), rows)
 			}
-			return writePlan(cmd.OutOrStdout(), rows)
+			if err := writePlan(cmd.OutOrStdout(), rows); err != nil {
+				return err
+			}
+			writeReasons(cmd.OutOrStdout(), rows)
+			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&explain, "explain", false, "also say why, as slipway why does")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: a list of targets, dependencies first")
 	return cmd
 }
@@ -214,6 +219,15 @@ func writeWhy(w io.Writer, why *build.Reason) {
 			fmt.Fprintf(w, "  %s has to be built first:\n", n.Target)
 		}
 		writeChanges(w, n.Changes, "    ")
+	}
+}
+
+// writeReasons prints why targets are built, where that is known already.
+func writeReasons(w io.Writer, rows []build.PlanRow) {
+	for _, r := range rows {
+		if r.Why != nil && (r.Status != build.PlanUnknown || r.Why.Last == "" || len(r.Why.Changes) > 0) {
+			writeWhy(w, r.Why)
+		}
 	}
 }
 
