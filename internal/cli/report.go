@@ -32,6 +32,10 @@ memory at the peak of its sandbox, and how long it waited though it could have
 been built. The critical path is the chain of targets, each waiting for the one
 before it, that took the longest.
 
+Every build that builds or fetches something writes a report, also one that fails.
+A build that finds all results in the store writes none: where nothing has changed
+it looks at the state of files, and does nothing else.
+
 With --json the reports are printed as a list, the newest first, as they lie in
 build/reports/: times are in seconds, memory is in bytes.`,
 		Args: cobra.NoArgs,
