@@ -41,6 +41,7 @@ type disk interface {
 type host struct {
 	disk      disk
 	esp       string // where the EFI system partition is mounted
+	efivars   string // where the variables of the firmware are mounted
 	dir       string // of the updater's state
 	cmdline   string // of the running kernel
 	release   osrelease.Release
@@ -146,11 +147,11 @@ func rootHash(path string) (verity.RootHash, error) {
 		return verity.RootHash{}, err
 	}
 	defer f.Close()
-	hash, err := boot.ImageRootHash(f)
+	k, err := boot.ReadKernel(f)
 	if err != nil {
-		return hash, fmt.Errorf("%s: %w", path, err)
+		return k.RootHash, fmt.Errorf("%s: %w", path, err)
 	}
-	return hash, nil
+	return k.RootHash, nil
 }
 
 func (h *host) look() (s situation, err error) {
@@ -378,7 +379,7 @@ func (h *host) fetch(ctx context.Context, r *repo.Repo, u *update.Update, s situ
 		if i > 0 {
 			continue
 		}
-		if hash, err = rootHash(path); err != nil {
+		if hash, err = h.checkKernel(path, u, s.running); err != nil {
 			return hash, err
 		}
 		if hash == s.hash {

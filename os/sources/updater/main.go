@@ -57,6 +57,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	h := &host{now: time.Now, log: os.Stdout, warn: os.Stderr, arch: machine()}
 	f.StringVar(&h.esp, "esp", "/efi", "where the EFI system partition is mounted")
+	f.StringVar(&h.efivars, "efivars", "/sys/firmware/efi/efivars", "where the variables of the firmware are mounted")
 	f.StringVar(&h.dir, "state", "/var/lib/dinghy/updater", "folder for state and downloads")
 	f.StringVar(&h.root, "root", "/usr/share/dinghy/root.json", "trusted root of the update repository")
 	f.IntVar(&h.tries, "tries", 3, "boots that a new system has to become good")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"debug/pe"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 	"dinghy/internal/boot"
 	"dinghy/internal/gpt"
+	"dinghy/internal/kerneltest"
 	"dinghy/internal/repo"
 	"dinghy/update"
 )
@@ -226,16 +228,33 @@ func TestRefused(t *testing.T) {
 			i.File, i.Compression = w.repo.target("other-tree", one.tree), update.None
 			i.ContentSize, i.ContentSHA256 = i.Size, i.SHA256
 		}, want: "what was read back from the disk: verity mismatch"},
-		"kernel image of the running system": {change: func(_ *testing.T, w *world, u *update.Update) {
-			i := &u.Images.UKI
-			i.File = w.repo.target("other.efi", one.uki)
-			i.ContentSize, i.ContentSHA256 = i.Size, i.SHA256
+		"root hash of the running system": {change: func(_ *testing.T, w *world, u *update.Update) {
+			again := one
+			again.version = two.version
+			w.repo.kernel(u, again.kernel(pe.IMAGE_FILE_MACHINE_AMD64, "dev"))
 		}, want: "it has the root hash of the running system"},
-		"no kernel image": {change: func(_ *testing.T, w *world, u *update.Update) {
-			i := &u.Images.UKI
-			i.File = w.repo.target("other.efi", []byte("text"))
-			i.ContentSize, i.ContentSHA256 = i.Size, i.SHA256
-		}, want: "not a unified kernel image"},
+		"no kernel image":                 {change: func(_ *testing.T, w *world, u *update.Update) { w.repo.kernel(u, []byte("text")) }, want: "not a unified kernel image"},
+		"kernel image of another version": {change: func(_ *testing.T, w *world, u *update.Update) { w.repo.kernel(u, one.uki) }, want: "its kernel image is that of dinghy, variant dev, version 1.0.0"},
+		"kernel image of another variant": {change: func(_ *testing.T, w *world, u *update.Update) {
+			w.repo.kernel(u, two.kernel(pe.IMAGE_FILE_MACHINE_AMD64, "prod"))
+		}, want: "its kernel image is that of dinghy, variant prod, version 1.1.0"},
+		"kernel image of another machine": {change: func(_ *testing.T, w *world, u *update.Update) {
+			w.repo.kernel(u, two.kernel(pe.IMAGE_FILE_MACHINE_ARM64, "dev"))
+		}, want: "its kernel image is for aarch64, this machine is x86_64"},
+		"kernel image of an unknown machine": {change: func(_ *testing.T, w *world, u *update.Update) {
+			w.repo.kernel(u, two.kernel(pe.IMAGE_FILE_MACHINE_I386, "dev"))
+		}, want: "unified kernel image: for an unknown machine 0x14c"},
+		"kernel image without command line": {change: func(_ *testing.T, w *world, u *update.Update) {
+			w.repo.kernel(u, kerneltest.Image(pe.IMAGE_FILE_MACHINE_AMD64, ".osrel", "ID=dinghy\n"))
+		}, want: "no section .cmdline"},
+		"kernel image without version": {change: func(_ *testing.T, w *world, u *update.Update) {
+			w.repo.kernel(u, kerneltest.Image(pe.IMAGE_FILE_MACHINE_AMD64, ".osrel", "ID=dinghy\nVARIANT_ID=dev\n", ".cmdline", two.cmdline()))
+		}, want: "os-release in its kernel image: there is no IMAGE_VERSION"},
+		"kernel image of another root": {change: func(_ *testing.T, w *world, u *update.Update) {
+			other := three
+			other.version = two.version
+			w.repo.kernel(u, other.kernel(pe.IMAGE_FILE_MACHINE_AMD64, "dev"))
+		}, want: "what was read back from the disk: verity mismatch"},
 		"manifest against metadata": {change: func(_ *testing.T, _ *world, u *update.Update) { u.Images.Root.Size++ }, want: "the manifest and the signed metadata name different sizes"},
 		"truncated": {after: func(t *testing.T, w *world, u *update.Update) {
 			ok(t, os.Truncate(w.repo.path(u.Images.Root.Target), 100))
@@ -281,6 +300,62 @@ func TestRefused(t *testing.T) {
 			equal(t, "boots", w.bootable(t), []string{"1.0.0"})
 			if err := w.activate(); err == nil {
 				t.Error("it can be activated")
+			}
+		})
+	}
+}
+
+// TestSigners takes kernel images that the firmware will, as far as that can be told.
+func TestSigners(t *testing.T) {
+	t.Parallel()
+	a, b := kerneltest.NewKey("a"), kerneltest.NewKey("b")
+	sign := func(uki []byte, keys string) []byte {
+		for _, k := range keys {
+			uki = map[rune]kerneltest.Key{'a': a, 'b': b}[k].Sign(uki)
+		}
+		return uki
+	}
+	for name, c := range map[string]struct {
+		secure        byte
+		running, next string // keys that signed
+		damaged       bool
+		want          string // "": it is taken
+	}{
+		"unsigned machine":           {},
+		"first signed one":           {next: "a"},
+		"same key":                   {secure: 1, running: "a", next: "a"},
+		"same key, Secure Boot off":  {running: "a", next: "a"},
+		"to a new key by both":       {secure: 1, running: "a", next: "ba"},
+		"from both to the new key":   {secure: 1, running: "ba", next: "b"},
+		"unsigned":                   {running: "a", want: "its kernel image is not signed, that of the running system is"},
+		"unsigned, Secure Boot":      {secure: 1, running: "a", want: "Secure Boot is on, and its kernel image is not signed"},
+		"both unsigned, Secure Boot": {secure: 1, want: "Secure Boot is on, and its kernel image is not signed"},
+		"another key":                {secure: 1, running: "a", next: "b", want: "its kernel image is signed by CN=b, that of the running system by CN=a"},
+		"changed":                    {secure: 1, running: "a", next: "a", damaged: true, want: "Secure Boot: its kernel image: signature 1: it was changed after it was signed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, one)
+			ok(t, os.WriteFile(filepath.Join(w.images(), "dinghy_1.0.0.efi"), sign(one.uki, c.running), 0o644))
+			ok(t, os.WriteFile(filepath.Join(w.efivars, "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"), []byte{6, 0, 0, 0, c.secure}, 0o644))
+			u := w.repo.add(t, two, "1.0.0")
+			uki := sign(two.uki, c.next)
+			if c.damaged {
+				uki[20]++ // of the DOS header, which nothing reads
+			}
+			w.repo.kernel(u, uki)
+			w.repo.publish(t)
+			before := bytes.Clone(w.disk.data)
+			err := w.prepare(t.Context(), false)
+			if c.want == "" {
+				ok(t, err)
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+			if !bytes.Equal(w.disk.data, before) {
+				t.Error("the disk was changed")
 			}
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
+	"debug/pe"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -26,6 +27,7 @@ import (
 	"dinghy/internal/datastore"
 	"dinghy/internal/durable"
 	"dinghy/internal/gpt"
+	"dinghy/internal/kerneltest"
 	"dinghy/internal/osrelease"
 	"dinghy/internal/verity"
 	"dinghy/update"
@@ -155,8 +157,14 @@ func build(version string, blocks int) built {
 	le.PutUint16(super[80:], uint16(len(salt)))
 	copy(super[88:], salt)
 	b.tree, b.hash = bytes.Join(append([][]byte{super}, levels...), nil), digest
-	b.uki = kernelImage(b.cmdline())
+	b.uki = b.kernel(pe.IMAGE_FILE_MACHINE_AMD64, "dev")
 	return b
+}
+
+// kernel is the kernel image of the release, for a machine and variant.
+func (b built) kernel(machine uint16, variant string) []byte {
+	release := fmt.Sprintf("ID=dinghy\nVARIANT_ID=%s\nIMAGE_VERSION=%s\nDATASTORE_VERSION=1.0.0\n", variant, b.version)
+	return kerneltest.Image(machine, ".osrel", release, ".cmdline", b.cmdline())
 }
 
 func (b built) cmdline() string {
@@ -164,23 +172,6 @@ func (b built) cmdline() string {
 	n := len(b.root) / block
 	return fmt.Sprintf(`console=ttyS0 root=/dev/dm-0 dm-mod.create="root,,,ro,0 %d verity 1 PARTUUID=%s PARTUUID=%s 4096 4096 %d 1 sha256 %s 73616c74 1 restart_on_corruption"`,
 		n*8, root, hash, n, b.hash)
-}
-
-// kernelImage is a PE file with nothing but a command line.
-func kernelImage(cmdline string) []byte {
-	b := make([]byte, 512)
-	le := binary.LittleEndian
-	copy(b, "MZ")
-	le.PutUint32(b[60:], 64)
-	copy(b[64:], "PE\x00\x00")
-	le.PutUint16(b[68:], 0x8664) // machine
-	le.PutUint16(b[70:], 1)      // sections
-	s := b[88:]
-	copy(s, ".cmdline")
-	le.PutUint32(s[8:], uint32(len(cmdline)))
-	le.PutUint32(s[16:], uint32(len(cmdline)))
-	le.PutUint32(s[20:], 512)
-	return append(b, cmdline...)
 }
 
 // repository is a TUF repository in a folder, of which everything can be changed.
@@ -267,6 +258,12 @@ func (r *repository) add(t *testing.T, b built, datastore string) *update.Update
 	return &r.manifest.Updates[len(r.manifest.Updates)-1]
 }
 
+// kernel puts another kernel image into a release.
+func (r *repository) kernel(u *update.Update, data []byte) {
+	f := r.target(u.Images.UKI.Target, data)
+	u.Images.UKI = update.Image{File: f, ContentSize: f.Size, ContentSHA256: f.SHA256}
+}
+
 // publish signs everything as the next version.
 func (r *repository) publish(t *testing.T) {
 	t.Helper()
@@ -343,7 +340,7 @@ func newWorld(t *testing.T, first built) *world {
 	w.conf = datastore.Tree(filepath.Join(dir, "settings"))
 	ok(t, w.conf.Set("updates.repository", w.repo.dir))
 	w.host = &host{
-		disk: w.disk, esp: filepath.Join(dir, "esp"), dir: filepath.Join(dir, "state"), arch: "x86_64", machineID: "0123",
+		disk: w.disk, esp: filepath.Join(dir, "esp"), efivars: dir, dir: filepath.Join(dir, "state"), arch: "x86_64", machineID: "0123",
 		root: filepath.Join(w.repo.dir, "1.root.json"), settings: []datastore.Tree{w.conf}, tries: 3, now: time.Now, log: &w.log, warn: &w.log,
 	}
 	ok(t, os.MkdirAll(w.images(), 0o755))

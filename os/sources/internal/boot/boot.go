@@ -5,12 +5,9 @@
 package boot
 
 import (
-	"bytes"
 	"cmp"
-	"debug/pe"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -125,26 +122,4 @@ func RootHash(cmdline string) (verity.RootHash, error) {
 // partition are found.
 func PartitionGUIDs(h verity.RootHash) (root, hash gpt.GUID) {
 	return gpt.GUID(h[:16]), gpt.GUID(h[16:])
-}
-
-// maxCmdline bounds what is read; the kernel takes 2 KiB.
-const maxCmdline = 64 << 10
-
-// ImageRootHash reads the root hash from the command line in a unified kernel
-// image.
-func ImageRootHash(r io.ReaderAt) (verity.RootHash, error) {
-	f, err := pe.NewFile(r)
-	if err != nil {
-		return verity.RootHash{}, fmt.Errorf("not a unified kernel image: %w", err)
-	}
-	s := f.Section(".cmdline")
-	if s == nil || s.Size > maxCmdline {
-		return verity.RootHash{}, errors.New("not a unified kernel image: no section .cmdline, or one that is too large")
-	}
-	data, err := s.Data()
-	if err != nil {
-		return verity.RootHash{}, fmt.Errorf("unified kernel image: %w", err)
-	}
-	line, _, _ := bytes.Cut(data, []byte{0})
-	return RootHash(string(line))
 }

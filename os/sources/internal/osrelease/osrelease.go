@@ -19,27 +19,36 @@ type Release struct {
 }
 
 // Read reads the file.
-func Read(path string) (r Release, err error) {
+func Read(path string) (Release, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return r, err
+		return Release{}, err
 	}
+	r, err := Parse(string(data))
+	if err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return r, err
+}
+
+// Parse reads the text of such a file.
+func Parse(file string) (r Release, err error) {
 	values := map[string]string{}
-	for line := range strings.Lines(string(data)) {
+	for line := range strings.Lines(file) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(name, "#") {
 			values[name] = strings.Trim(value, `"'`) // none of these values needs escapes
 		}
 	}
 	text := func(key string) string {
 		if values[key] == "" && err == nil {
-			err = fmt.Errorf("%s has no %s", path, key)
+			err = fmt.Errorf("there is no %s", key)
 		}
 		return values[key]
 	}
 	version := func(key string) update.Version {
 		v, e := update.ParseVersion(text(key))
 		if e != nil && err == nil {
-			err = fmt.Errorf("%s: %s: %w", path, key, e)
+			err = fmt.Errorf("%s: %w", key, e)
 		}
 		return v
 	}
