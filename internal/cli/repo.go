@@ -203,7 +203,13 @@ entry for it in the update manifest. A folder that --image-dir names is searched
 for files that end in -root.img, -hash.img and -uki.efi (each also with .lz4 or
 .zst), .spdx.json, .cdx.json, .intoto.jsonl or .intoto.json, and -migrations.tar;
 where it is build/images/<arch>-<variant>/<version>, it also tells what release that
-is. Provenance of SLSA v1 must be that of the images.
+is. The kernel image must be one of this variant, version and architecture, and root
+and hash tree those of the root hash in it. Provenance of SLSA v1 must be that of the
+images.
+
+Hosts with Secure Boot refuse a kernel image that none of those has signed who signed
+the one that runs. So the newest release of the variant must share a signer with the
+new one, if it is signed; --other-signer says that this is meant.
 
 What is published never changes: a version that is there with other content is
 refused, and with the same content there is nothing to do. Without --plan all
@@ -251,6 +257,7 @@ hosts may update at once.`,
 	cmd.Flags().StringVar(&rel.Root, "root", "", "root file system image")
 	cmd.Flags().StringVar(&rel.Hash, "hash", "", "dm-verity hash tree of the root")
 	cmd.Flags().StringVar(&rel.UKI, "uki", "", "unified kernel image")
+	cmd.Flags().BoolVar(&rel.OtherSigner, "other-signer", false, "publish a kernel image that is not signed by a signer of that of the newest release")
 	cmd.Flags().StringArrayVar(&rel.SBOM, "sbom", nil, "software bill of materials; may be repeated")
 	cmd.Flags().StringArrayVar(&rel.Provenance, "provenance", nil, "provenance statement; may be repeated")
 	cmd.Flags().StringVar(&rel.Migrations, "migrations", "", "tar archive or folder with migrations.toml and the programs that it names (default: the archive in --image-dir)")

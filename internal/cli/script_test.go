@@ -171,7 +171,7 @@ func params(t *testing.T, dir string, shared bool) testscript.Params {
 			return errors.Join(os.MkdirAll(home, 0o755), underlay("testdata/base", env.Cd))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": cmdExits, "serve": cmdServe, "closedport": cmdClosedPort, "digest": cmdDigest, "expand": cmdExpand,
+			"exits": cmdExits, "serve": cmdServe, "closedport": cmdClosedPort, "digest": cmdDigest, "release": cmdRelease, "expand": cmdExpand,
 			"tmpfs": cmdTmpfs, "sdk": cmdSDK, "empty": cmdEmpty,
 			"gone": cmdGone, "disk": cmdDisk, "erofsdisk": cmdErofsDisk, "patch": cmdPatch, "eventually": cmdEventually, "registry": cmdRegistry, "token": cmdToken,
 		},

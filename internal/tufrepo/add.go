@@ -36,6 +36,9 @@ type Release struct {
 
 	Root, Hash, UKI  string
 	SBOM, Provenance []string
+	// OtherSigner takes a kernel image that is not signed by any of those who signed
+	// that of the newest release.
+	OtherSigner bool
 	// Migrations is a tar archive or a folder with a migrations.toml (see
 	// workspace.Migrations) and the programs that it names; "" is none.
 	Migrations string
@@ -97,8 +100,9 @@ type input struct {
 
 // Add makes a change that adds a release. The change is nil where the
 // repository has the release already with the same content; other content is an
-// error. The targets are copied at once; readers do not see them before the
-// change is published.
+// error, and so are images that are not those of the release or do not fit each
+// other. The targets are copied at once; readers do not see them before the change is
+// published.
 func (r *Repo) Add(ctx context.Context, p *Policies, rel Release) (*Change, error) {
 	if r.current == nil {
 		return nil, r.none()
@@ -111,22 +115,26 @@ func (r *Repo) Add(ctx context.Context, p *Policies, rel Release) (*Change, erro
 	}
 	u := update.Update{Variant: rel.Variant, Arch: rel.Arch, Version: rel.Version, Waves: rel.Waves}
 	prefix := fmt.Sprintf("%s-%s-%s-", u.Variant, u.Arch, u.Version)
+	c := &content{release: &u}
 	var inputs []input
-	for _, i := range []struct {
-		kind, path string
-		image      *update.Image
-	}{{"root", rel.Root, &u.Images.Root}, {"hash", rel.Hash, &u.Images.Hash}, {"uki", rel.UKI, &u.Images.UKI}} {
-		if i.path == "" {
+	for _, i := range c.images(ctx) {
+		path := map[string]string{"root": rel.Root, "hash": rel.Hash, "uki": rel.UKI}[i.kind]
+		if path == "" {
 			return nil, fmt.Errorf("release %s: no file for the %s: name it with --%s, or a folder that has it with --image-dir", &u, i.kind, i.kind)
 		}
-		rest, ending, compression := splitCompression(filepath.Base(i.path))
-		image, err := measureFile(ctx, i.path, compression)
+		rest, ending, compression := splitCompression(filepath.Base(path))
+		measured, err := measureFile(ctx, path, compression, i.look)
 		if err != nil {
 			return nil, err
 		}
-		*i.image = image
-		i.image.Target = prefix + i.kind + filepath.Ext(rest) + ending
-		inputs = append(inputs, input{i.path, i.image.File})
+		*i.Image = measured
+		i.Target = prefix + i.kind + filepath.Ext(rest) + ending
+		inputs = append(inputs, input{path, i.File})
+	}
+	if !rel.OtherSigner {
+		if err := r.checkSigners(ctx, c); err != nil {
+			return nil, err
+		}
 	}
 	if err := checkProvenance(rel.Provenance, u.Images); err != nil {
 		return nil, err
@@ -149,7 +157,7 @@ func (r *Repo) Add(ctx context.Context, p *Policies, rel Release) (*Change, erro
 			inputs, *d.files = append(inputs, in), append(*d.files, in.file)
 		}
 	}
-	if err := rel.readDatastore(); err != nil {
+	if err := rel.readDatastore(c.kernel.OSRelease); err != nil {
 		return nil, err
 	}
 	migrations, programs, done, err := readMigrations(ctx, rel.Migrations)
@@ -188,11 +196,11 @@ func (r *Repo) Add(ctx context.Context, p *Policies, rel Release) (*Change, erro
 			return nil, err
 		}
 	}
-	c, err := r.publishManifest(ctx, p, next, targets)
-	if c != nil {
-		c.Kept = kept
+	change, err := r.publishManifest(ctx, p, next, targets)
+	if change != nil {
+		change.Kept = kept
 	}
-	return c, err
+	return change, err
 }
 
 func (in input) entry() *metadata.TargetFiles {
@@ -275,7 +283,7 @@ func (r *Repo) publishManifest(ctx context.Context, p *Policies, m *update.Manif
 }
 
 func describe(ctx context.Context, path, target string) (input, error) {
-	image, err := measureFile(ctx, path, update.None)
+	image, err := measureFile(ctx, path, update.None, nil)
 	image.Target = target
 	return input{path, image.File}, err
 }

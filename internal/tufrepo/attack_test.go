@@ -211,11 +211,11 @@ func TestAttacks(t *testing.T) {
 		{name: "truncated target", attack: func(a *attacker) {
 			name := a.target("1.1.0-uki.efi")
 			write(a.t, a.path(name), a.read(name)[:100])
-		}, is: &metadata.ErrDownloadLengthMismatch{}, want: "target dev-x86_64-1.1.0-uki.efi: download length mismatch error: it ends after 100 of 1300 bytes"},
+		}, is: &metadata.ErrDownloadLengthMismatch{}, want: "target dev-x86_64-1.1.0-uki.efi: download length mismatch error: it ends after 100 of 4096 bytes"},
 		{name: "oversized target", attack: func(a *attacker) {
 			name := a.target("1.1.0-uki.efi")
 			write(a.t, a.path(name), append(a.read(name), 'x'))
-		}, is: &metadata.ErrDownloadLengthMismatch{}, want: "target dev-x86_64-1.1.0-uki.efi: download length mismatch error: it has more than 1300 bytes"},
+		}, is: &metadata.ErrDownloadLengthMismatch{}, want: "target dev-x86_64-1.1.0-uki.efi: download length mismatch error: it has more than 4096 bytes"},
 		{name: "target with another digest", attack: func(a *attacker) {
 			name := a.target("1.1.0-uki.efi")
 			data := a.read(name)
@@ -245,7 +245,13 @@ func TestAttacks(t *testing.T) {
 		}, want: "target 1.0.0_1.1.0_add-x: size or digest is not that of the manifest"},
 		{name: "manifest with another content than the image", attack: func(a *attacker) {
 			a.manifest(func(m *update.Manifest) { m.Updates[0].Images.Root.ContentSize++ })
-		}, want: "target dev-x86_64-1.0.0-root.img.zst: decompressed it has 1400 bytes"},
+		}, want: "target dev-x86_64-1.0.0-root.img.zst: decompressed it has 12288 bytes"},
+		{name: "manifest that gives a release to another variant", attack: func(a *attacker) {
+			a.manifest(func(m *update.Manifest) { m.Updates[0].Variant = "prod" })
+		}, want: `target dev-x86_64-1.0.0-uki.efi: VARIANT_ID in its os-release is "dev": the release is of variant prod`},
+		{name: "manifest that mixes two releases", attack: func(a *attacker) {
+			a.manifest(func(m *update.Manifest) { m.Updates[0].Images.Hash = m.Updates[1].Images.Hash })
+		}, want: "target dev-x86_64-1.0.0-root.img.zst: root, hash tree and the root hash in the kernel image do not fit: verity mismatch"},
 		{name: "manifest of a later schema", attack: func(a *attacker) {
 			a.rawManifest([]byte(`{"schema": 2}`))
 		}, want: "update manifest: schema 2: this program knows schema 1"},

@@ -48,8 +48,9 @@ func decompress(r io.Reader, compression string) (io.Reader, func(), error) {
 }
 
 // measure reads an image to its end, and gives its size and digest as it is and
-// decompressed. An error of r comes before one of the decompression.
-func measure(r io.Reader, compression string) (image update.Image, err error) {
+// decompressed. look, which may be nil, reads what is decompressed. An error of r
+// comes before one of the decompression, and that before one of look.
+func measure(r io.Reader, compression string, look func(io.Reader) error) (image update.Image, err error) {
 	sum, contentSum := sha256.New(), sha256.New()
 	counted := &counter{r: io.TeeReader(r, sum)}
 	content, done, err := decompress(counted, compression)
@@ -57,7 +58,12 @@ func measure(r io.Reader, compression string) (image update.Image, err error) {
 		return image, err
 	}
 	defer done()
-	n, err := io.Copy(contentSum, content)
+	plain := &counter{r: io.TeeReader(content, contentSum)}
+	var seen error
+	if look != nil {
+		seen = look(plain)
+	}
+	_, err = io.Copy(io.Discard, plain)
 	if _, rest := io.Copy(io.Discard, counted); rest != nil {
 		return image, rest
 	}
@@ -66,8 +72,8 @@ func measure(r io.Reader, compression string) (image update.Image, err error) {
 	}
 	image.Compression = compression
 	image.Size, image.SHA256 = counted.n, sumOf(sum)
-	image.ContentSize, image.ContentSHA256 = n, sumOf(contentSum)
-	return image, nil
+	image.ContentSize, image.ContentSHA256 = plain.n, sumOf(contentSum)
+	return image, seen
 }
 
 // checkProvenance holds provenance to the images that it is published with: it must
@@ -116,8 +122,8 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// measureFile measures a regular file.
-func measureFile(ctx context.Context, path, compression string) (update.Image, error) {
+// measureFile measures a regular file, and looks at it.
+func measureFile(ctx context.Context, path, compression string, look func(io.Reader) error) (update.Image, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return update.Image{}, err
@@ -132,7 +138,7 @@ func measureFile(ctx context.Context, path, compression string) (update.Image, e
 	}
 	var image update.Image
 	if err == nil {
-		image, err = measure(reader{ctx, f}, compression)
+		image, err = measure(reader{ctx, f}, compression, look)
 	}
 	if err != nil {
 		return update.Image{}, fmt.Errorf("%s: %w", path, err)

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"slipway/internal/image/inspect"
 	"slipway/internal/update"
 	"slipway/internal/workspace"
 )
@@ -130,28 +129,9 @@ func targetNames(files []update.File) string {
 	return strings.Join(names, ", ")
 }
 
-// maxUKI bounds the size of a kernel image, which is held in memory, in bytes.
-const maxUKI = 1 << 30
-
-// readDatastore sets Datastore to what the os-release in the UKI says. A file that
-// is no such image says nothing.
-func (rel *Release) readDatastore() error {
-	f, err := os.Open(rel.UKI)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	_, _, compression := splitCompression(filepath.Base(rel.UKI))
-	content, done, err := decompress(f, compression)
-	if err != nil {
-		return fmt.Errorf("%s: %w", rel.UKI, err)
-	}
-	defer done()
-	data, err := io.ReadAll(io.LimitReader(content, maxUKI))
-	if err != nil {
-		return fmt.Errorf("%s: %w", rel.UKI, err)
-	}
-	text, ok := inspect.ReadKernel(filepath.Base(rel.UKI), data).OSRelease[workspace.DatastoreKey]
+// readDatastore sets Datastore to what the os-release in the kernel image says.
+func (rel *Release) readDatastore(osRelease map[string]string) error {
+	text, ok := osRelease[workspace.DatastoreKey]
 	if !ok {
 		return nil
 	}

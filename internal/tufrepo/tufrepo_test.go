@@ -136,17 +136,31 @@ func compressZstd(t *testing.T, data []byte) []byte {
 	return w.EncodeAll(data, nil)
 }
 
-// release writes the files of a release; they say what release they are of.
+// osRelease is that of the kernel image of a release.
+func osRelease(variant, v string) string {
+	return "ID=acme\nVARIANT_ID=" + variant + "\nIMAGE_VERSION=" + v + "\n"
+}
+
+// release writes the files of a release.
 func release(t *testing.T, v string) Release {
 	t.Helper()
+	return releaseWith(t, v, "root of "+v, osRelease("dev", v))
+}
+
+// releaseWith does so with a text in the root, and an os-release in the kernel image.
+func releaseWith(t *testing.T, v, text, osRelease string) Release {
+	t.Helper()
 	dir := t.TempDir()
-	content := func(kind string) []byte { return bytes.Repeat([]byte(kind+" of "+v+"\n"), 100) }
+	root, tree, kernel, err := imagetest.Release(text, osRelease)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return Release{
 		Variant: "dev", Arch: "x86_64", Version: version(v),
-		Root: write(t, filepath.Join(dir, "x-root.img.zst"), compressZstd(t, content("root"))),
-		Hash: write(t, filepath.Join(dir, "x-hash.img.lz4"), compressLZ4(t, content("hash"))),
-		UKI:  write(t, filepath.Join(dir, "x-uki.efi"), content("uki")),
-		SBOM: []string{write(t, filepath.Join(dir, "x.spdx.json"), content("sbom"))},
+		Root: write(t, filepath.Join(dir, "x-root.img.zst"), compressZstd(t, root)),
+		Hash: write(t, filepath.Join(dir, "x-hash.img.lz4"), compressLZ4(t, tree)),
+		UKI:  write(t, filepath.Join(dir, "x-uki.efi"), kernel),
+		SBOM: []string{write(t, filepath.Join(dir, "x.spdx.json"), []byte("sbom of "+v+"\n"))},
 	}
 }
 
@@ -214,9 +228,23 @@ func tree(t *testing.T, dir string) map[string]string {
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	r, p, c := newRepo(t)
-	first := release(t, "1.0.0")
+	const text = "root of both"
+	first, second := releaseWith(t, "1.0.0", text, osRelease("dev", "1.0.0")), secondRelease(t)
+	second.UKI = releaseWith(t, "1.1.0", text, osRelease("dev", "1.1.0")).UKI
 	// compressors may change; these files do not
-	first.Root, first.Hash = "testdata/root.img.zst", "testdata/hash.img.lz4"
+	for _, f := range []struct {
+		fixed         string
+		first, second *string
+	}{{"testdata/root.img.zst", &first.Root, &second.Root}, {"testdata/hash.img.lz4", &first.Hash, &second.Hash}} {
+		if *updateGolden {
+			data, err := os.ReadFile(*f.first)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, f.fixed, data)
+		}
+		*f.first, *f.second = f.fixed, f.fixed
+	}
 	plan, err := LoadPlan("default")
 	if err != nil {
 		t.Fatal(err)
@@ -225,8 +253,6 @@ func TestGolden(t *testing.T) {
 	first.Provenance = []string{write(t, filepath.Join(t.TempDir(), "x.intoto.jsonl"), []byte("{}\n"))}
 	add(t, r, p, first)
 	c.Time = c.Add(time.Hour)
-	second := secondRelease(t)
-	second.Root, second.Hash = first.Root, first.Hash
 	add(t, r, p, second)
 	got := tree(t, r.dir)
 	delete(got, lockFile)
@@ -437,8 +463,7 @@ func TestAddAgain(t *testing.T) {
 	if diff := cmp.Diff(before, tree(t, r.dir)); diff != "" {
 		t.Errorf("the same again changed the repository:\n%s", diff)
 	}
-	other := release(t, "1.1.0")
-	write(t, other.UKI, []byte("another"))
+	other, later := releaseWith(t, "1.1.0", "another", osRelease("dev", "1.1.0")), release(t, "1.2.0")
 	for name, c := range map[string]struct {
 		change func(*Release)
 		want   string
@@ -455,13 +480,14 @@ func TestAddAgain(t *testing.T) {
 			rel.Hash = write(t, filepath.Join(t.TempDir(), "x.img.lz4"), data[:len(data)-6])
 		}, "decompress: "},
 		"variant":     {func(rel *Release) { rel.Variant = "a b" }, `"a b": want letters`},
-		"no way here": {func(rel *Release) { v := version("1.2.0"); rel.Version, rel.Datastore = v, &v }, "no migrations lead from datastore 1.1.0 to 1.2.0"},
+		"no way here": {func(rel *Release) { *rel = later; rel.Datastore = &rel.Version }, "no migrations lead from datastore 1.1.0 to 1.2.0"},
 		"two files, one target": {func(rel *Release) {
-			rel.Version = version("1.2.0")
+			*rel = later
 			rel.SBOM = append(rel.SBOM, write(t, filepath.Join(t.TempDir(), "y.spdx.json"), []byte("y")))
 		}, "another file of the release has the target name dev-x86_64-1.2.0-sbom.spdx.json too"},
 		"other migrations": {func(rel *Release) {
-			rel.Version, rel.Migrations = version("1.2.0"), t.TempDir()
+			*rel = later
+			rel.Migrations = t.TempDir()
 			write(t, filepath.Join(rel.Migrations, "migrations.toml"), []byte(strings.Replace(migrations, "add-x", "add-y", 1)))
 			write(t, filepath.Join(rel.Migrations, "1.0.0_1.1.0_add-y"), []byte("program"))
 		}, "the repository has other migrations from 1.0.0 to 1.1.0, 1.0.0_1.1.0_add-x: what is published never changes; give the new ones a step of their own"},
@@ -537,34 +563,32 @@ func TestKeptMigrations(t *testing.T) {
 // The data that a release works with are of the version that its image says.
 func TestDatastoreOfImage(t *testing.T) {
 	t.Parallel()
-	kernel := func(t *testing.T, name, osRelease string) string {
-		data := imagetest.EFI(".osrel", osRelease)
-		if strings.HasSuffix(name, ".zst") {
-			data = compressZstd(t, data)
-		}
-		return write(t, filepath.Join(t.TempDir(), name), data)
-	}
 	other := version("2.0.0")
 	for name, c := range map[string]struct {
-		file, osRelease string
-		given           *update.Version
-		want            string // or a part of the error
+		osRelease string
+		given     *update.Version
+		packed    bool
+		want      string // or a part of the error
 	}{
-		"no kernel":   {"x-uki.efi", "", nil, "1.0.0"},
-		"says none":   {"x-uki.efi", "ID=acme\n", &other, "2.0.0"},
-		"says it":     {"x-uki.efi", "ID=acme\nDATASTORE_VERSION=0.9.0\n", nil, "0.9.0"},
-		"packed":      {"x-uki.efi.zst", "DATASTORE_VERSION=\"0.9.0\"\n", nil, "0.9.0"},
-		"both":        {"x-uki.efi", "DATASTORE_VERSION=2.0.0\n", &other, "2.0.0"},
-		"differently": {"x-uki.efi", "DATASTORE_VERSION=0.9.0\n", &other, "DATASTORE_VERSION in its os-release is 0.9.0, not 2.0.0: hosts go by the image, so leave --datastore out"},
-		"malformed":   {"x-uki.efi", "DATASTORE_VERSION=1\n", nil, `DATASTORE_VERSION in its os-release: version "1": want three numbers`},
+		"says none":   {"", nil, false, "1.0.0"},
+		"given":       {"", &other, false, "2.0.0"},
+		"says it":     {"DATASTORE_VERSION=0.9.0\n", nil, false, "0.9.0"},
+		"packed":      {"DATASTORE_VERSION=\"0.9.0\"\n", nil, true, "0.9.0"},
+		"both":        {"DATASTORE_VERSION=2.0.0\n", &other, false, "2.0.0"},
+		"differently": {"DATASTORE_VERSION=0.9.0\n", &other, false, "DATASTORE_VERSION in its os-release is 0.9.0, not 2.0.0: hosts go by the image, so leave --datastore out"},
+		"malformed":   {"DATASTORE_VERSION=1\n", nil, false, `DATASTORE_VERSION in its os-release: version "1": want three numbers`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r, p, clk := newRepo(t)
-			rel := release(t, "1.0.0")
+			rel := releaseWith(t, "1.0.0", "root", osRelease("dev", "1.0.0")+c.osRelease)
 			rel.Datastore = c.given
-			if c.osRelease != "" {
-				rel.UKI = kernel(t, c.file, c.osRelease)
+			if c.packed {
+				data, err := os.ReadFile(rel.UKI)
+				if err != nil {
+					t.Fatal(err)
+				}
+				rel.UKI = write(t, rel.UKI+".zst", compressZstd(t, data))
 			}
 			change, err := r.Add(t.Context(), p, rel)
 			if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"time"
@@ -36,8 +37,8 @@ type Report struct {
 
 // Validate does what a client does that starts from a trusted root and takes
 // everything: it verifies the metadata with go-tuf's updater, reads all targets
-// and compares length and digest, decompresses images, and holds the manifest
-// against the targets. Errors of targets and of the manifest come all at once;
+// and compares length and digest, decompresses images, holds the manifest against
+// the targets, and the images of a release against it and each other. Errors of targets and of the manifest come all at once;
 // those of TUF are of the types of go-tuf's package metadata.
 func Validate(ctx context.Context, source Source, o ValidateOptions) (*Report, error) {
 	now := o.Now
@@ -65,24 +66,39 @@ func Validate(ctx context.Context, source Source, o ValidateOptions) (*Report, e
 			errs = append(errs, fmt.Errorf("target %s: size or digest is not that of the manifest", f.Target))
 		}
 	}
-	images := map[string]update.Image{}
-	for _, i := range s.manifest.AllImages() {
-		images[i.Target] = i
-	}
-	names := slices.Sorted(maps.Keys(targets))
-	found := make([]error, len(names))
+	// The images of a release are read one after the other, everything else apart.
 	var group errgroup.Group
 	group.SetLimit(4)
-	for i, name := range names {
+	found := make([]error, len(s.manifest.Updates))
+	read := map[string]bool{}
+	for n := range s.manifest.Updates {
+		c := &content{release: &s.manifest.Updates[n]}
+		for _, i := range c.images(ctx) {
+			read[i.Target] = true
+		}
 		group.Go(func() error {
-			found[i] = validateTarget(ctx, source, name, targets[name], images[name])
+			for _, i := range c.images(ctx) {
+				if t := targets[i.Target]; t != nil {
+					found[n] = errors.Join(found[n], validateTarget(ctx, source, i.Target, t, *i.Image, i.look))
+				}
+			}
 			return nil
 		})
+	}
+	names := slices.Sorted(maps.Keys(targets))
+	others := make([]error, len(names))
+	for n, name := range names {
+		if !read[name] {
+			group.Go(func() error {
+				others[n] = validateTarget(ctx, source, name, targets[name], update.Image{}, nil)
+				return nil
+			})
+		}
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(append(errs, found...)...); err != nil {
+	if err := errors.Join(append(append(errs, found...), others...)...); err != nil {
 		return nil, err
 	}
 	for _, name := range names {
@@ -112,13 +128,20 @@ func (o ValidateOptions) read(ctx context.Context, source Source, now time.Time)
 }
 
 // validateTarget reads a target, and its content where it is an image.
-func validateTarget(ctx context.Context, source Source, name string, target *metadata.TargetFiles, want update.Image) error {
+func validateTarget(ctx context.Context, source Source, name string, target *metadata.TargetFiles, want update.Image, look func(io.Reader) error) error {
 	r, err := openTarget(ctx, source, name, target)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	got, err := measure(r, want.Compression)
+	got, err := measure(r, want.Compression, func(r io.Reader) error {
+		if look != nil {
+			if err := look(r); err != nil {
+				return fmt.Errorf("target %s: %w", name, err)
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}

@@ -296,17 +296,6 @@ func (m *Manifest) Files() []File {
 	return files
 }
 
-// AllImages are the images of all releases.
-func (m *Manifest) AllImages() []Image {
-	var images []Image
-	for i := range m.Updates {
-		for _, image := range m.Updates[i].images() {
-			images = append(images, *image)
-		}
-	}
-	return images
-}
-
 // Update is the release, or nil.
 func (m *Manifest) Update(variant, arch string, version Version) *Update {
 	for i := range m.Updates {

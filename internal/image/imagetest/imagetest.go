@@ -2,6 +2,7 @@
 package imagetest
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"debug/pe"
 	"encoding/binary"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"slipway/internal/image"
+	"slipway/internal/image/uki"
 	"slipway/internal/image/verity"
 )
 
@@ -63,6 +65,24 @@ func Tree(root, salt []byte) (tree []byte, hash verity.RootHash) {
 		copy(tree[verity.BlockSize+i*len(sum):], sum[:])
 	}
 	return tree, verity.RootHash(digest(tree[verity.BlockSize:]))
+}
+
+// Release makes the images of an update: a root of three blocks that holds a text, its
+// hash tree, and a kernel image that boots it and has an os-release.
+func Release(text, osRelease string) (root, tree, kernel []byte, err error) {
+	root = make([]byte, 3*verity.BlockSize)
+	copy(root, text)
+	tree, hash := Tree(root, []byte{0, 0xff})
+	super, err := verity.ReadSuperblock(bytes.NewReader(tree))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	line, err := image.Cmdline(nil, "erofs", hash, super, image.RestartOnCorruption)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	kernel, err = uki.Build(uki.Image{Stub: EFI(".sdmagic", "systemd-stub"), Kernel: EFI(".text", "kernel"), OSRelease: []byte(osRelease), Cmdline: line})
+	return root, tree, kernel, err
 }
 
 // Inputs writes a set of parts into a folder: a root of three blocks, the middle
