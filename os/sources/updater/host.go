@@ -49,7 +49,8 @@ type host struct {
 	machineID string
 	root      string // file: trusted root of the repository
 	settings  []datastore.Tree
-	tries     int // boots that a new system has to become good
+	idle      time.Duration // without a byte, after which a server is given up
+	tries     int           // boots that a new system has to become good
 	now       func() time.Time
 	ops       durable.Ops
 	log       io.Writer // what was done or asked for
@@ -224,7 +225,7 @@ func (h *host) next(ctx context.Context, retry bool) (*repo.Repo, *update.Update
 	if err != nil {
 		return nil, nil, "", err
 	}
-	r, err := repo.Open(ctx, place, root, filepath.Join(h.dir, "repository"), h.ops)
+	r, err := repo.Open(ctx, place, root, filepath.Join(h.dir, "repository"), h.ops, h.idle)
 	if err != nil {
 		return nil, nil, "", err
 	}

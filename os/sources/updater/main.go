@@ -55,7 +55,7 @@ func run(ctx context.Context, args []string) error {
 		fmt.Fprint(f.Output(), usage)
 		f.PrintDefaults()
 	}
-	h := &host{now: time.Now, log: os.Stdout, warn: os.Stderr, arch: machine()}
+	h := &host{now: time.Now, idle: time.Minute, log: os.Stdout, warn: os.Stderr, arch: machine()}
 	f.StringVar(&h.esp, "esp", "/efi", "where the EFI system partition is mounted")
 	f.StringVar(&h.efivars, "efivars", "/sys/firmware/efi/efivars", "where the variables of the firmware are mounted")
 	f.StringVar(&h.dir, "state", "/var/lib/dinghy/updater", "folder for state and downloads")

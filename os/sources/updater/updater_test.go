@@ -2,11 +2,21 @@ package main
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"debug/pe"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
+	"math/big"
 	mathrand "math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -582,6 +592,112 @@ func TestResume(t *testing.T) {
 }
 
 // A server without ranges sends everything again.
+// TestStall gives up servers that hold a connection without sending anything, and
+// takes up the rest from one that sends again.
+func TestStall(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		stalls  int  // requests for the root that get half of what is left
+		nothing bool // or, but for the first, nothing
+		want    string
+	}{
+		"once":     {stalls: 1},
+		"often":    {stalls: 4}, // each brings something
+		"for good": {stalls: 1 << 20, nothing: true, want: "bytes: nothing came for 1s"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, one)
+			w.idle = time.Second
+			u := w.repo.add(t, two, "1.0.0")
+			w.repo.publish(t)
+			data := w.repo.targets[u.Images.Root.Target]
+			files, asked := http.FileServer(http.Dir(w.repo.dir)), 0
+			server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+				if strings.HasSuffix(req.URL.Path, u.Images.Root.Target) {
+					if asked++; asked <= c.stalls {
+						var from int
+						if _, err := fmt.Sscanf(req.Header.Get("Range"), "bytes=%d-", &from); err == nil {
+							rw.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(data)-1, len(data)))
+							rw.WriteHeader(http.StatusPartialContent)
+						}
+						if !c.nothing || asked == 1 {
+							_, _ = rw.Write(data[from : from+(len(data)-from)/2])
+						}
+						rw.(http.Flusher).Flush()
+						<-req.Context().Done()
+						return
+					}
+				}
+				files.ServeHTTP(rw, req)
+			}))
+			defer server.Close()
+			ok(t, w.conf.Set("updates.repository", server.URL))
+			err := w.prepare(t.Context(), false)
+			if c.want == "" {
+				ok(t, err)
+				if asked <= c.stalls {
+					t.Errorf("%d requests", asked)
+				}
+			} else if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %s", err, c.want)
+			}
+		})
+	}
+	t.Run("no answer", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t, one)
+		w.idle = time.Second
+		server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) { <-req.Context().Done() }))
+		defer server.Close()
+		ok(t, w.conf.Set("updates.repository", server.URL))
+		if err := w.prepare(t.Context(), false); err == nil || !strings.Contains(err.Error(), "nothing came for 1s") {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// TestHTTPS trusts the authorities of the system, here one of its own, and no others.
+func TestHTTPS(t *testing.T) {
+	template := func(serial int64) *x509.Certificate {
+		return &x509.Certificate{SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour)}
+	}
+	key := func() *ecdsa.PrivateKey {
+		return must[*ecdsa.PrivateKey](t)(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	}
+	caKey, serverKey := key(), key()
+	ca, leaf := template(1), template(2)
+	ca.IsCA, ca.BasicConstraintsValid = true, true
+	ca.Subject.CommonName = "authority"
+	leaf.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+	caDER := must[[]byte](t)(x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey))
+	leafDER := must[[]byte](t)(x509.CreateCertificate(rand.Reader, leaf, ca, serverKey.Public(), caKey))
+	bundle := filepath.Join(t.TempDir(), "ca.pem")
+	ok(t, os.WriteFile(bundle, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER}), 0o644))
+	t.Setenv("SSL_CERT_FILE", bundle) // read once in a process, at the first connection of this kind
+	t.Setenv("SSL_CERT_DIR", t.TempDir())
+
+	w := newWorld(t, one)
+	w.repo.add(t, two, "1.0.0")
+	w.repo.publish(t)
+	stranger := httptest.NewUnstartedServer(http.FileServer(http.Dir(w.repo.dir)))
+	stranger.Config.ErrorLog = log.New(io.Discard, "", 0)
+	stranger.StartTLS()
+	defer stranger.Close()
+	ok(t, w.conf.Set("updates.repository", stranger.URL))
+	if err := w.prepare(t.Context(), false); err == nil || !strings.Contains(err.Error(), "certificate signed by unknown authority") {
+		t.Errorf("a server of another authority: %v", err)
+	}
+	server := httptest.NewUnstartedServer(http.FileServer(http.Dir(w.repo.dir)))
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{leafDER}, PrivateKey: serverKey}}}
+	server.StartTLS()
+	defer server.Close()
+	ok(t, w.conf.Set("updates.repository", server.URL))
+	ok(t, w.prepare(t.Context(), false))
+	ok(t, w.activate())
+	equal(t, "boots", w.bootable(t), []string{"1.1.0", "1.0.0"})
+}
+
 func TestResumeWithoutRanges(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, one)

@@ -341,7 +341,7 @@ func newWorld(t *testing.T, first built) *world {
 	ok(t, w.conf.Set("updates.repository", w.repo.dir))
 	w.host = &host{
 		disk: w.disk, esp: filepath.Join(dir, "esp"), efivars: dir, dir: filepath.Join(dir, "state"), arch: "x86_64", machineID: "0123",
-		root: filepath.Join(w.repo.dir, "1.root.json"), settings: []datastore.Tree{w.conf}, tries: 3, now: time.Now, log: &w.log, warn: &w.log,
+		root: filepath.Join(w.repo.dir, "1.root.json"), settings: []datastore.Tree{w.conf}, tries: 3, idle: time.Minute, now: time.Now, log: &w.log, warn: &w.log,
 	}
 	ok(t, os.MkdirAll(w.images(), 0o755))
 	ok(t, os.WriteFile(filepath.Join(w.images(), "dinghy_"+first.version+".efi"), first.uki, 0o644))

@@ -48,9 +48,10 @@ type Repo struct {
 // Open goes the way of a TUF client (specification 1.0.34, section 5) from the
 // trusted root to the manifest of the repository at a place: a folder or an
 // address. Below dir it keeps what it saw, so that it later refuses what is
-// older, and it keeps downloads there.
-func Open(ctx context.Context, place string, root []byte, dir string, ops durable.Ops) (*Repo, error) {
-	src, err := openSource(place)
+// older, and it keeps downloads there. A server from which for the time idle not a
+// byte comes is given up; downloads are taken up again a few times.
+func Open(ctx context.Context, place string, root []byte, dir string, ops durable.Ops, idle time.Duration) (*Repo, error) {
+	src, err := openSource(place, idle)
 	if err != nil {
 		return nil, err
 	}

@@ -27,14 +27,14 @@ type source interface {
 
 // openSource is the source for a folder, such as that of a mounted disk, or an
 // address with file://, http:// or https://.
-func openSource(place string) (source, error) {
+func openSource(place string, idle time.Duration) (source, error) {
 	u, err := url.Parse(place)
 	if err != nil {
 		return nil, fmt.Errorf("repository %q: %w", place, err)
 	}
 	switch {
 	case u.Scheme == "http" || u.Scheme == "https":
-		return web(place), nil
+		return web{place, idle}, nil
 	case u.Scheme == "file" && (u.Host == "" || u.Host == "localhost"):
 		return folder(u.Path), nil
 	case filepath.IsAbs(place):
@@ -58,40 +58,42 @@ func (f folder) open(_ context.Context, name string, offset int64) (io.ReadClose
 	return file, offset, nil
 }
 
-type web string
+// web is a server, whose answers are given up when for the time idle not a byte
+// comes. A download as a whole has no limit: an image may take hours.
+type web struct {
+	address string
+	idle    time.Duration
+}
 
-func (w web) String() string { return string(w) }
-
-// client waits for an answer, but not for the end of a download: an image may
-// take hours.
-var client = func() *http.Client {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.ResponseHeaderTimeout = time.Minute
-	return &http.Client{Transport: t}
-}()
+func (w web) String() string { return w.address }
 
 func (w web) open(ctx context.Context, name string, offset int64) (io.ReadCloser, int64, error) {
-	address, err := url.JoinPath(string(w), name)
+	address, err := url.JoinPath(w.address, name)
 	if err != nil {
 		return nil, 0, err
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	b := &body{ctx: ctx, cancel: cancel, idle: w.idle}
+	b.timer = time.AfterFunc(w.idle, func() { cancel(fmt.Errorf("nothing came for %s", w.idle)) })
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, errors.Join(err, b.Close())
 	}
 	if offset > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
 	}
-	res, err := client.Do(req)
+	res, err := http.DefaultClient.Do(req)
+	b.timer.Stop()
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, errors.Join(b.cause(err), b.Close())
 	}
+	b.ReadCloser = res.Body
 	switch res.StatusCode {
 	case http.StatusOK:
-		return res.Body, 0, nil
+		return b, 0, nil
 	case http.StatusPartialContent:
 		if strings.HasPrefix(res.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", offset)) {
-			return res.Body, offset, nil
+			return b, offset, nil
 		}
 		err = fmt.Errorf("asked for what follows byte %d, got range %q", offset, res.Header.Get("Content-Range"))
 	case http.StatusNotFound, http.StatusForbidden: // some servers do not tell what they lack
@@ -99,8 +101,41 @@ func (w web) open(ctx context.Context, name string, offset int64) (io.ReadCloser
 	default:
 		err = errors.New("the server does not give it out")
 	}
-	res.Body.Close()
+	b.Close()
 	return nil, 0, fmt.Errorf("%s: %s: %w", address, res.Status, err)
+}
+
+// body is an answer; the timer runs while something is waited for.
+type body struct {
+	io.ReadCloser // nil before there is one
+	ctx           context.Context
+	cancel        context.CancelCauseFunc
+	timer         *time.Timer
+	idle          time.Duration
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	b.timer.Reset(b.idle)
+	n, err := b.ReadCloser.Read(p)
+	b.timer.Stop()
+	return n, b.cause(err)
+}
+
+// cause is why the request was given up, where that is what an error comes from.
+func (b *body) cause(err error) error {
+	if cause := context.Cause(b.ctx); err != nil && err != io.EOF && cause != nil {
+		return cause
+	}
+	return err
+}
+
+func (b *body) Close() error {
+	b.timer.Stop()
+	b.cancel(nil)
+	if b.ReadCloser == nil {
+		return nil
+	}
+	return b.ReadCloser.Close()
 }
 
 // fetcher lets go-tuf's updater read metadata from a source. It remembers the
