@@ -303,6 +303,12 @@ func (h *host) prepare(ctx context.Context, retry bool) error {
 	case s.running.Left != boot.Uncounted:
 		return fmt.Errorf("the running system %s has not become good yet (%s): the other slot is needed until it has", s.running.Version, s.running.File)
 	}
+	if what, err := h.ready(u, s); err != nil {
+		return err
+	} else if what != "" && !retry {
+		fmt.Fprintf(h.log, "%s is %s\n", u.Version, what)
+		return h.prune(r)
+	}
 	hash, err := h.fetch(ctx, r, u, s)
 	if err != nil {
 		return fmt.Errorf("%s: %w", u, err)
@@ -313,11 +319,16 @@ func (h *host) prepare(ctx context.Context, retry bool) error {
 	if s, err = h.look(); err != nil {
 		return err
 	}
-	if s.second != nil {
-		fmt.Fprintf(h.log, "%s is installed as %s\n", u.Version, s.second.File)
+	if n := s.second; n != nil {
+		if n.Version == u.Version { // it may have been damaged
+			if err := h.placeUKI(r, u, n.Path()); err != nil {
+				return fmt.Errorf("%s: %w", u, err)
+			}
+		}
+		fmt.Fprintf(h.log, "%s is installed as %s\n", u.Version, n.File)
 		return h.prune(r)
 	}
-	if err := h.placeUKI(r, u); err != nil {
+	if err := h.placeUKI(r, u, h.hidden(u.Version)); err != nil {
 		return fmt.Errorf("%s: %w", u, err)
 	}
 	if err := r.Keep(); err != nil {
@@ -337,6 +348,32 @@ func (h *host) prepare(ctx context.Context, retry bool) error {
 	}
 	fmt.Fprintf(h.log, "%s is prepared\n", u.Version)
 	return nil
+}
+
+// ready tells whether the other slot has the release already, and how; "" means it
+// has not. Root and hash tree were verified then, and are at every boot.
+func (h *host) ready(u *update.Update, s situation) (string, error) {
+	if n := s.second; n != nil {
+		if !n.Bad() && n.Version == u.Version && digest(n.Path()) == u.Images.UKI.SHA256 {
+			return "installed as " + n.File, nil
+		}
+		return "", nil
+	}
+	st, err := h.readState()
+	if err != nil || st.Prepared == nil {
+		return "", err
+	}
+	if p := st.Prepared; p.Version == u.Version && p.UKI == u.Images.UKI.File && h.holds(p, s) {
+		return "prepared", nil
+	}
+	return "", nil
+}
+
+// holds tells whether the other slot and the EFI system partition are as a prepared
+// system has left them.
+func (h *host) holds(p *prepared, s situation) bool {
+	hash, err := verity.ParseRootHash(p.RootHash)
+	return err == nil && s.other.Holds(s.table, hash) && digest(h.hidden(p.Version)) == p.UKI.SHA256
 }
 
 // prune removes downloads that are installed; a later return to an older
@@ -527,9 +564,10 @@ func (h *host) verify(ctx context.Context, u *update.Update, s situation, hash v
 	return nil
 }
 
-// placeUKI puts the kernel image, verified, where the boot loader does not see it.
-func (h *host) placeUKI(r *repo.Repo, u *update.Update) error {
-	path, want := h.hidden(u.Version), u.Images.UKI.File
+// placeUKI makes a file the kernel image, verified: where the boot loader does not
+// see it, or in the place of a damaged one.
+func (h *host) placeUKI(r *repo.Repo, u *update.Update, path string) error {
+	want := u.Images.UKI.File
 	left, err := filepath.Glob(filepath.Join(h.images(), "*.efi*"))
 	if err != nil {
 		return err
@@ -609,11 +647,7 @@ func (h *host) activate() error {
 	if p == nil {
 		return errors.New("no update is prepared")
 	}
-	hash, err := verity.ParseRootHash(p.RootHash)
-	if err != nil {
-		return fmt.Errorf("state of the updater: %w", err)
-	}
-	if !s.other.Holds(s.table, hash) || digest(h.hidden(p.Version)) != p.UKI.SHA256 {
+	if !h.holds(p, s) {
 		return fmt.Errorf("%s is no longer prepared as it was: prepare it again", p.Version)
 	}
 	image := boot.Image{Name: h.release.ID, Version: p.Version}
@@ -774,7 +808,7 @@ func (h *host) status() error {
 	if len(s.images) > 0 {
 		out.Next = &s.images[0].Version
 	}
-	if p := st.Prepared; p != nil && s.second == nil && digest(h.hidden(p.Version)) == p.UKI.SHA256 {
+	if p := st.Prepared; p != nil && s.second == nil && h.holds(p, s) {
 		out.Prepared = &p.Version
 	}
 	e := json.NewEncoder(h.log)

@@ -63,7 +63,7 @@ func run(ctx context.Context, args []string) error {
 	f.IntVar(&h.tries, "tries", 3, "boots that a new system has to become good")
 	release := f.String("os-release", "/etc/os-release", "what the running system is")
 	settings := f.String("settings", "/usr/share/dinghy/settings:/var/lib/dinghy/datastore/current/live/settings", "folders of settings, separated by colons; later ones win")
-	retry := f.Bool("retry", false, "take releases that did not become good here before")
+	retry := f.Bool("retry", false, "take releases that did not become good here before, and read again what is prepared")
 	reboot := f.Bool("reboot", false, "with activate and revert: reboot then")
 	if err := f.Parse(args); err != nil {
 		return err

@@ -592,6 +592,47 @@ func TestResume(t *testing.T) {
 }
 
 // A server without ranges sends everything again.
+// TestPreparedAgain downloads nothing for a release that is in the other slot already,
+// activated or not, and all that is missing once it is damaged.
+func TestPreparedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, one)
+	u := w.repo.add(t, two, "1.0.0")
+	w.repo.publish(t)
+	var asked []string
+	files := http.FileServer(http.Dir(w.repo.dir))
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+		if _, target, ok := strings.Cut(req.URL.Path, ".dev-"); ok {
+			asked = append(asked, target)
+		}
+		files.ServeHTTP(rw, req)
+	}))
+	defer server.Close()
+	ok(t, w.conf.Set("updates.repository", server.URL))
+	prepares := func(what string, retry bool, want ...string) {
+		t.Helper()
+		asked = nil
+		writes := w.disk.writes
+		ok(t, w.prepare(t.Context(), retry))
+		equal(t, what, asked, want)
+		if wrote := w.disk.writes > writes; wrote != (what == "first") {
+			t.Errorf("%s: wrote to the disk: %t", what, wrote)
+		}
+	}
+	const uki, root, tree = "x86_64-1.1.0-uki.efi", "x86_64-1.1.0-root.img.zst", "x86_64-1.1.0-hash.img.lz4"
+	prepares("first", false, uki, tree, root)
+	prepares("prepared", false)
+	prepares("asked for", true, uki)
+	ok(t, os.WriteFile(w.hidden(u.Version), []byte("damaged"), 0o644))
+	prepares("damaged", false, uki)
+	prepares("mended", false)
+	ok(t, w.activate())
+	prepares("activated", false)
+	ok(t, os.WriteFile(filepath.Join(w.images(), "dinghy_1.1.0+3.efi"), append(bytes.Clone(two.uki), 0), 0o644))
+	prepares("damaged after activation", false, uki)
+	prepares("mended after activation", false)
+}
+
 // TestStall gives up servers that hold a connection without sending anything, and
 // takes up the rest from one that sends again.
 func TestStall(t *testing.T) {
@@ -736,7 +777,7 @@ func TestDamaged(t *testing.T) {
 	table, _, err := gpt.Read(w.disk, w.disk.Size())
 	ok(t, err)
 	w.disk.data[table.Entries[3].Start()+5000] ^= 1
-	ok(t, w.prepare(t.Context(), false))
+	ok(t, w.prepare(t.Context(), true))
 	if !strings.Contains(w.log.String(), "the slot is written again: what was read back") {
 		t.Errorf("the damaged slot stays:\n%s", &w.log)
 	}

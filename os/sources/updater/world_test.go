@@ -65,6 +65,7 @@ type memory struct {
 	stored  []byte // as a power cut leaves it
 	pending []written
 	before  func(change string) error
+	writes  int
 }
 
 type written struct {
@@ -83,6 +84,7 @@ func (m *memory) WriteAt(b []byte, off int64) (int, error) {
 	if off < 0 || off+int64(len(b)) > int64(len(m.data)) {
 		return 0, io.ErrShortWrite
 	}
+	m.writes++
 	m.pending = append(m.pending, written{off, bytes.Clone(b)})
 	return copy(m.data[off:], b), nil
 }
