@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"slipway/internal/compare"
+	"slipway/internal/image/efivar"
 	"slipway/internal/image/format"
 	"slipway/internal/image/inspect"
 	"slipway/internal/provenance"
@@ -166,6 +168,7 @@ func mebibytes(n int64) string {
 
 func imageVerify() *cobra.Command {
 	var keyRef string
+	var certificates []string
 	cmd := &cobra.Command{
 		Use:   "verify FILE",
 		Short: "Check that a disk image is undamaged, fits together, and is what was built",
@@ -182,12 +185,19 @@ So are the documents beside it: the bills of materials (-sbom.spdx.json and
 image, of the bills of materials and of whatever else it names that is there. With
 --key there must be provenance, signed with that key.
 
-Each finding is one line on standard output; with any, the exit status is 1. That
-the signer of a kernel or root hash is one to be trusted is not checked.`,
+Whoever can write the image can also sign it, so say with --cert whose signatures
+count: then every EFI program (boot loader, kernels, addons) must be signed by one of
+these certificates, and so must the root hash where it lies beside the image.
+
+Each finding is one line on standard output; with any, the exit status is 1.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			out := cmd.OutOrStdout()
 			key, err := provenanceKey(keyRef)
+			if err != nil {
+				return err
+			}
+			trusted, err := trustedCertificates(certificates)
 			if err != nil {
 				return err
 			}
@@ -199,10 +209,13 @@ the signer of a kernel or root hash is one to be trusted is not checked.`,
 				var signer string
 				if r != nil {
 					var wrong []inspect.Finding
-					if signer, wrong, err = inspect.VerifyRootHash(args[0], r); err != nil {
+					if signer, wrong, err = inspect.VerifyRootHash(args[0], r, trusted); err != nil {
 						return err
 					}
 					findings = append(findings, wrong...)
+					if trusted != nil {
+						findings = append(findings, inspect.VerifySigners(r, trusted)...)
+					}
 				}
 				documents, wrong, err := inspect.VerifyDocuments(cmd.Context(), args[0], key)
 				if err != nil {
@@ -225,6 +238,11 @@ the signer of a kernel or root hash is one to be trusted is not checked.`,
 				if signer != "" {
 					fmt.Fprintf(out, "root hash signed by %s\n", signer)
 				}
+				if trusted == nil {
+					fmt.Fprintln(out, "signers of boot loader, kernels, addons and root hash: not checked: give --cert")
+				} else {
+					fmt.Fprintln(out, "boot loader, kernels and addons: signed by a certificate of --cert")
+				}
 				for _, line := range documents.Lines(key != nil) {
 					fmt.Fprintln(out, line)
 				}
@@ -234,7 +252,40 @@ the signer of a kernel or root hash is one to be trusted is not checked.`,
 		},
 	}
 	cmd.Flags().StringVar(&keyRef, "key", "", "key with which the provenance must be signed: a PEM file, public or private, or a pkcs11: URI")
+	cmd.Flags().StringArrayVar(&certificates, "cert", nil, "certificate by which EFI programs and root hash must be signed: PEM, or an .esl file with several; may be repeated")
 	return cmd
+}
+
+// trustedCertificates reads the certificates in the files; nil where none is given.
+func trustedCertificates(files []string) (trusted []*x509.Certificate, err error) {
+	for _, name := range files {
+		if filepath.Ext(name) != ".esl" {
+			c, err := sign.LoadCertificate(name)
+			if err != nil {
+				return nil, fmt.Errorf("--cert: %w", err)
+			}
+			trusted = append(trusted, c)
+			continue
+		}
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("--cert: %w", err)
+		}
+		list, err := efivar.ParseList(data)
+		if err != nil {
+			return nil, fmt.Errorf("--cert: %s: %w", name, err)
+		}
+		before := len(trusted)
+		for _, s := range list {
+			if s.Certificate != nil {
+				trusted = append(trusted, s.Certificate)
+			}
+		}
+		if len(trusted) == before {
+			return nil, fmt.Errorf("--cert: %s: no certificate in it", name)
+		}
+	}
+	return trusted, nil
 }
 
 // provenanceKey loads the public half of the key in a flag; nil where it is not

@@ -223,7 +223,7 @@ func (r *Report) esp(s io.ReaderAt) error {
 	}
 	for _, f := range files {
 		file := File{Path: f.Path, Size: int64(len(f.Data)), SHA256: digest(f.Data), data: f.Data}
-		if strings.EqualFold(path.Ext(f.Path), ".efi") {
+		if isProgram(f.Path) {
 			file.signers()
 			if strings.EqualFold(path.Dir(f.Path), "EFI/Linux") {
 				r.Kernels = append(r.Kernels, ReadKernel(f.Path, f.Data))
@@ -233,6 +233,10 @@ func (r *Report) esp(s io.ReaderAt) error {
 	}
 	return nil
 }
+
+// isProgram tells whether firmware takes a file of the EFI system partition for a
+// program.
+func isProgram(name string) bool { return strings.EqualFold(path.Ext(name), ".efi") }
 
 func (f *File) signers() {
 	table, err := certificateTable(f.data)

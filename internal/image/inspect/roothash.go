@@ -1,9 +1,12 @@
 package inspect
 
 import (
+	"crypto/x509"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"slipway/internal/image/format"
@@ -23,10 +26,11 @@ func stem(image string) string {
 }
 
 // VerifyRootHash checks the files with the root hash and its signature beside the
-// image at path, of which r is the report: that they are those of a slot. It gives
-// who has signed, "" where there is no signature; whether that is one to be trusted
-// is not checked. The error is one of reading, not a finding.
-func VerifyRootHash(image string, r *Report) (signer string, findings []Finding, err error) {
+// image at path, of which r is the report: that they are those of a slot, and where
+// trusted is not nil, that the root hash is signed by one of these certificates. It
+// gives who has signed, "" where there is no signature. The error is one of reading,
+// not a finding.
+func VerifyRootHash(image string, r *Report, trusted []*x509.Certificate) (signer string, findings []Finding, err error) {
 	var hashes []verity.RootHash
 	var names []string
 	for _, s := range r.Slots {
@@ -38,7 +42,8 @@ func VerifyRootHash(image string, r *Report) (signer string, findings []Finding,
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", nil, err
 	}
-	if err == nil {
+	beside := err == nil
+	if beside {
 		found := false
 		for _, name := range names {
 			found = found || strings.TrimSuffix(string(text), "\n") == name
@@ -50,6 +55,9 @@ func VerifyRootHash(image string, r *Report) (signer string, findings []Finding,
 	path := stem(image) + verity.SignatureEnding
 	der, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
+		if beside && trusted != nil {
+			findings = append(findings, Finding{path, "it is missing, so the root hash beside the image is not signed"})
+		}
 		return "", findings, nil
 	}
 	if err != nil {
@@ -59,7 +67,11 @@ func VerifyRootHash(image string, r *Report) (signer string, findings []Finding,
 	for _, h := range hashes {
 		certificate, err := h.VerifySignature(der)
 		if err == nil {
-			return certificate.Subject.String(), findings, nil
+			signer = certificate.Subject.String()
+			if trusted != nil && !slices.ContainsFunc(trusted, certificate.Equal) {
+				findings = append(findings, Finding{path, fmt.Sprintf("signed by %s, who is not trusted", signer)})
+			}
+			return signer, findings, nil
 		}
 		wrong = err
 		if errors.Is(err, sign.ErrSignature) {

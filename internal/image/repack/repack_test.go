@@ -3,21 +3,14 @@ package repack
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"debug/pe"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -29,7 +22,6 @@ import (
 	"slipway/internal/image/imagetest"
 	"slipway/internal/image/inspect"
 	"slipway/internal/image/uki"
-	"slipway/internal/sign"
 )
 
 var files = map[string]string{"etc/motd": "hello\n", "etc/ssl/bundle": strings.Repeat("certificate\n", 3000), "usr/bin/tool": "#!/bin/sh\n"}
@@ -213,28 +205,11 @@ func TestNoFiles(t *testing.T) {
 
 func signer(t testing.TB, name string) image.SignEFI {
 	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	certificate, key, err := imagetest.Signer(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	parsed, err := sign.Parse(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Unix(1e9, 0), NotAfter: time.Unix(1<<33, 0)}
-	raw, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certificate, err := x509.ParseCertificate(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return image.SignWith(certificate, parsed.Signer)
+	return image.SignWith(certificate, key)
 }
 
 func signers(r *inspect.Report) map[string]string {
