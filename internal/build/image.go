@@ -221,6 +221,9 @@ func (b *Builder) stamp(v *workspace.Variant, r *store.Result) (plan.Inputs, err
 		}
 		in.Settings["image-layout."+l.Type().Field(i).Tag.Get("toml")] = strings.Trim(string(value), `"`)
 	}
+	for _, a := range v.BootAddons {
+		in.Settings["boot-addons."+a.Name] = strings.Join(a.KernelParameters, " ")
+	}
 	var err error
 	in.Settings["signing"], err = signingID(b.opt.Signing)
 	return in, err
@@ -243,6 +246,14 @@ func (b *Builder) diskChanges(v *workspace.Variant, stamp plan.Inputs) (changes 
 		changes = []plan.Change{{Kind: plan.KindImage, Name: b.show(b.ImagePath(v)), New: "put together"}}
 	}
 	return changes
+}
+
+// addons are the addons of a variant without the places of their tables.
+func addons(v *workspace.Variant) (out []image.Addon) {
+	for _, a := range v.BootAddons {
+		out = append(out, image.Addon{Name: a.Name, KernelParameters: a.KernelParameters})
+	}
+	return out
 }
 
 // disk puts a disk together, or links to one that was put together from the same
@@ -361,7 +372,7 @@ func (b *Builder) diskOf(v *workspace.Variant, parts map[string]string) (in imag
 	efi := efiArches[b.opt.Arch]
 	in = image.Inputs{
 		Arch: image.Arch(b.opt.Arch), Layout: v.ImageLayout, Name: b.ws.Config.Name, Version: b.ws.Config.Version,
-		RootType: v.ImageLayout.RootFilesystem, KernelParameters: v.KernelParameters, OnCorruption: image.RestartOnCorruption, Time: time.Unix(b.ws.Config.ReleaseEpoch, 0),
+		RootType: v.ImageLayout.RootFilesystem, KernelParameters: v.KernelParameters, Addons: addons(v), OnCorruption: image.RestartOnCorruption, Time: time.Unix(b.ws.Config.ReleaseEpoch, 0),
 		Sign: signing.signer(),
 	}
 	for name, path := range map[string]*string{

@@ -99,8 +99,8 @@ func TestOpenSigning(t *testing.T) {
 	}
 }
 
-// Another certificate makes another disk of the same parts, and another record of
-// what was built.
+// Another certificate, or another addon, makes another disk of the same parts;
+// another certificate also makes another record of what was built.
 func TestSigningStamp(t *testing.T) {
 	t.Parallel()
 	ws := &workspace.Workspace{Root: t.TempDir()}
@@ -120,6 +120,26 @@ func TestSigningStamp(t *testing.T) {
 				t.Errorf("%s and %s have the same: %v", name, twin, made)
 			}
 			seen[made] = name
+		}
+	}
+	b := &Builder{ws: ws}
+	for _, a := range []workspace.BootAddon{
+		{Name: "a", KernelParameters: []string{"x"}}, {Name: "b", KernelParameters: []string{"x"}}, {Name: "a", KernelParameters: []string{"y"}},
+	} {
+		stamp := func() string {
+			stamp, err := b.stamp(&workspace.Variant{Name: "dev", BootAddons: []workspace.BootAddon{a}}, &store.Result{Digest: "sha256:1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return stamp.Key()
+		}
+		made := stamp()
+		if twin := seen[made]; twin != "" {
+			t.Errorf("%v has the stamp of %s", a, twin)
+		}
+		seen[made] = a.Name
+		if a.Pos.Line = 7; stamp() != made {
+			t.Errorf("%v in another line has another stamp", a)
 		}
 	}
 }

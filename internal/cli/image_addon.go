@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"slipway/internal/image"
-	"slipway/internal/image/repack"
 	"slipway/internal/image/uki"
 )
 
@@ -20,7 +19,7 @@ func imageAddon(g *global) *cobra.Command {
 	var out, parameters, uname string
 	var unsigned bool
 	cmd := &cobra.Command{
-		Use:   "addon --output FILE" + repack.AddonEnding + " --kernel-parameters PARAMETERS",
+		Use:   "addon --output FILE" + image.AddonEnding + " --kernel-parameters PARAMETERS",
 		Short: "Make kernel parameters into an addon for unified kernel images",
 		Long: `Addon makes an EFI program that holds kernel parameters alone. On the EFI system
 partition of a host, in the folder /loader/addons, it adds them to the command line
@@ -32,8 +31,8 @@ So hosts get parameters of their own while the signed image stays the same for a
 slipway image repack --addon puts an addon into a disk image.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if !strings.HasSuffix(out, repack.AddonEnding) {
-				return fmt.Errorf("--output %s: the name must end in %s", out, repack.AddonEnding)
+			if !strings.HasSuffix(out, image.AddonEnding) {
+				return fmt.Errorf("--output %s: the name must end in %s", out, image.AddonEnding)
 			}
 			list := image.SplitCmdline(parameters)
 			if len(list) == 0 {
@@ -57,7 +56,7 @@ slipway image repack --addon puts an addon into a disk image.`,
 			return writeAddon(cmd.Context(), out, data, signer.EFI())
 		},
 	}
-	cmd.Flags().StringVarP(&out, "output", "o", "", "file to make; its name ends in "+repack.AddonEnding)
+	cmd.Flags().StringVarP(&out, "output", "o", "", "file to make; its name ends in "+image.AddonEnding)
 	cmd.Flags().StringVar(&parameters, "kernel-parameters", "", "the parameters, divided by spaces")
 	cmd.Flags().StringVar(&uname, "uname", "", "only for kernels of this release (default: for all)")
 	cmd.Flags().BoolVar(&unsigned, "unsigned", false, "do not sign it")

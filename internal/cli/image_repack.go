@@ -114,8 +114,8 @@ func (f *repackFlags) run(cmd *cobra.Command, in string) (err error) {
 			return err
 		}
 		base := filepath.Base(name)
-		if !strings.HasSuffix(base, repack.AddonEnding) {
-			return fmt.Errorf("--addon %s: its name must end in %s", name, repack.AddonEnding)
+		if !strings.HasSuffix(base, image.AddonEnding) {
+			return fmt.Errorf("--addon %s: its name must end in %s", name, image.AddonEnding)
 		}
 		c.Addons = append(c.Addons, fat.File{Path: base, Data: data})
 	}

@@ -42,11 +42,12 @@ type Inputs struct {
 	Stub, BootLoader          string // systemd's linux*.efi.stub and systemd-boot*.efi
 
 	KernelParameters []string
+	Addons           []Addon
 	OnCorruption     Corruption
 	Time             time.Time // of the files on the EFI system partition
 
-	// Sign signs the boot loader and the unified kernel image; nil leaves them
-	// unsigned.
+	// Sign signs the boot loader, the unified kernel image and the addons; nil
+	// leaves them unsigned.
 	Sign SignEFI
 }
 
@@ -90,6 +91,13 @@ func Assemble(ctx context.Context, in Inputs, out string) (*Report, error) {
 		return nil, err
 	}
 	report.UKI = int64(len(kernelImage))
+	addons, err := buildAddons(in.Addons, kernelImage)
+	if err != nil {
+		return nil, err
+	}
+	if err := CheckAddons(kernelImage, report.Cmdline, addons); err != nil {
+		return nil, err
+	}
 	loader, err := os.ReadFile(in.BootLoader)
 	if err != nil {
 		return nil, fmt.Errorf("boot loader: %w", err)
@@ -101,11 +109,11 @@ func Assemble(ctx context.Context, in Inputs, out string) (*Report, error) {
 	volumeID := deriveGUID(in.RootHash, "esp-volume")
 	esp := &fat.Volume{
 		ID: binary.BigEndian.Uint32(volumeID[:]), Label: "ESP", Time: in.Time,
-		Files: []fat.File{
+		Files: append([]fat.File{
 			{Path: dirBoot + facts.boot, Data: loader},
 			{Path: dirLinux + name + ".efi", Data: kernelImage},
 			{Path: "loader/loader.conf", Data: []byte("timeout 0\neditor no\n")},
-		},
+		}, addons...),
 	}
 	if err := in.Sign.volume(ctx, esp); err != nil {
 		return nil, err

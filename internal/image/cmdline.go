@@ -31,10 +31,8 @@ const maxCmdline = 2047
 // waits for both partitions, so slow disks are not a race; it needs
 // CONFIG_DM_INIT, and for dm-mod.waitfor Linux 6.2 or a late 6.1 (6.1.176 has it).
 func Cmdline(parameters []string, fsType string, root verity.RootHash, sb verity.Superblock, mode Corruption) (string, error) {
-	for _, p := range parameters {
-		if err := checkParameter(p); err != nil {
-			return "", err
-		}
+	if err := CheckParameters(parameters); err != nil {
+		return "", err
 	}
 	switch mode {
 	case RestartOnCorruption, PanicOnCorruption, ErrorOnCorruption:
@@ -67,19 +65,21 @@ func Cmdline(parameters []string, fsType string, root verity.RootHash, sb verity
 var own = map[string]bool{"root": true, "rootfstype": true, "ro": true, "rw": true, "rootwait": true,
 	"dm-mod.create": true, "dm-mod.waitfor": true, "dm_mod.create": true, "dm_mod.waitfor": true}
 
-func checkParameter(p string) error {
-	name, _, _ := strings.Cut(p, "=")
+// CheckParameter tells why a parameter cannot stand on a kernel command line beside
+// those that Cmdline sets itself.
+func CheckParameter(p string) error {
+	name, _, _ := strings.Cut(strings.Trim(p, `"`), "=") // the kernel takes quotes around the whole off
 	switch {
 	case p == "" || strings.Trim(p, " ") != p:
-		return fmt.Errorf("kernel-parameters: %q is empty or begins or ends with a space", p)
+		return fmt.Errorf("%q is empty or begins or ends with a space", p)
 	case strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r > '~' }):
-		return fmt.Errorf("kernel-parameters: %q holds something other than printable ASCII", p)
+		return fmt.Errorf("%q holds something other than printable ASCII", p)
 	case strings.Count(p, `"`)%2 != 0:
-		return fmt.Errorf("kernel-parameters: %q holds an open quote", p)
+		return fmt.Errorf("%q holds an open quote", p)
 	case p == "--":
-		return fmt.Errorf(`kernel-parameters: "--" would hide the root parameters from the kernel`)
+		return fmt.Errorf(`"--" would hide the root parameters from the kernel`)
 	case own[name]:
-		return fmt.Errorf("kernel-parameters: %q is set by the image build itself, remove it", p)
+		return fmt.Errorf("%q is set by the image build itself, remove it", p)
 	}
 	return nil
 }

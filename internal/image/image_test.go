@@ -388,7 +388,7 @@ func TestCmdline(t *testing.T) {
 		}
 	}
 	for want, p := range map[string]string{
-		"empty": "", "ends with a space": "a ", "printable": "ü", "open quote": `a="b`, "hide": "--",
+		`"\"ro\"" is set by`: `"ro"`, "empty": "", "ends with a space": "a ", "printable": "ü", "open quote": `a="b`, "hide": "--",
 		"set by the image build itself": "root=/dev/sda", "shorten kernel-parameters": "a=" + strings.Repeat("x", 1700),
 	} {
 		if _, err := Cmdline([]string{p}, "erofs", hash, sb, RestartOnCorruption); err == nil || !strings.Contains(err.Error(), want) {

@@ -20,12 +20,11 @@ func SplitCmdline(line string) []string {
 	})
 }
 
-// CheckParameters tells why parameters cannot stand on a kernel command line
-// beside those that Cmdline sets itself.
+// CheckParameters is CheckParameter for several.
 func CheckParameters(parameters []string) error {
 	for _, p := range parameters {
-		if err := checkParameter(p); err != nil {
-			return err
+		if err := CheckParameter(p); err != nil {
+			return fmt.Errorf("kernel-parameters: %w", err)
 		}
 	}
 	return nil

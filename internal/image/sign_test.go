@@ -84,6 +84,8 @@ func TestSigned(t *testing.T) {
 	t.Parallel()
 	key := signingKeys()[0]
 	in := signable(t)
+	stub(t, &in, "254")
+	in.Addons = []Addon{{"site", []string{"site=1"}}}
 	unsigned := assemble(t, in)
 	in.Sign = SignWith(key.certificate, key.Signer)
 	direct := assemble(t, in)
@@ -98,7 +100,7 @@ func TestSigned(t *testing.T) {
 			t.Errorf("%s: %v", p.Path, err)
 		}
 	}
-	if d := cmp.Diff([]string{"EFI/BOOT/BOOTX64.EFI", "EFI/Linux/" + in.Name + "_" + in.Version + "+3.efi"}, paths); d != "" {
+	if d := cmp.Diff([]string{"EFI/BOOT/BOOTX64.EFI", "EFI/Linux/" + in.Name + "_" + in.Version + "+3.efi", "loader/addons/site.addon.efi"}, paths); d != "" {
 		t.Error(d)
 	}
 	dir := t.TempDir()
@@ -134,16 +136,18 @@ func TestSigned(t *testing.T) {
 	}
 	out := filepath.Join(dir, "applied.img")
 	var missing *sign.MissingError
-	if _, err := ApplyRequest(t.Context(), r, "", out); !errors.As(err, &missing) || len(missing.Files) != 3 {
+	if _, err := ApplyRequest(t.Context(), r, "", out); !errors.As(err, &missing) || len(missing.Files) != 4 {
 		t.Errorf("without signatures: %v", err)
 	}
 	if _, err := r.Sign(t.Context(), request, signingKeys()[1].Key); err == nil || !strings.Contains(err.Error(), "no signature is wanted of the key") {
 		t.Errorf("another key: %v", err)
 	}
-	if n, err := r.Sign(t.Context(), request, key.Key); n != 3 || err != nil {
+	if n, err := r.Sign(t.Context(), request, key.Key); n != 4 || err != nil {
 		t.Errorf("%d signatures: %v", n, err)
 	}
 	other := signable(t)
+	stub(t, &other, "254")
+	other.Addons = in.Addons
 	other.KernelParameters = append(other.KernelParameters, "quiet")
 	if _, err := ApplyRequest(t.Context(), read(), assemble(t, other), out); err == nil || !strings.Contains(err.Error(), "the image is another one") {
 		t.Errorf("another image: %v", err)

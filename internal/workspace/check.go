@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/mod/module"
+
+	"slipway/internal/image"
 )
 
 // A rule says what is wrong with a text and what to do; both empty for nothing.
@@ -30,6 +32,7 @@ var checks = map[string]rule{
 	"feature":    pattern(`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`, "is not the name of a feature", "lower-case words with single dashes between, such as in-place-updates"),
 	"text":       pattern(`^[^\pC]+$`, "is not one line of text", ""),
 	"cmdline":    kernelParameter,
+	"addon":      pattern(`^[a-z0-9][a-z0-9-]{0,63}$`, "is not the name of an addon", "up to 64 lower-case letters, digits and dashes, no dash first"),
 	"web":        address("https", "http"),
 	"lookaside":  address("https", "http", "file"),
 	"url":        sourceURL,
@@ -171,6 +174,9 @@ func kernelParameter(text string) (string, string) {
 		return "is empty", ""
 	case quoted:
 		return fmt.Sprintf("has a double quote that is not closed: %q", text), ""
+	}
+	if err := image.CheckParameter(text); err != nil {
+		return "cannot be: " + err.Error(), ""
 	}
 	return "", ""
 }

@@ -275,6 +275,15 @@ func (l *loader) variants() {
 				l.add(v.Position(key), key, fmt.Sprintf("\"included-packages\" names %q with the vendor prefix", pkg), fmt.Sprintf("write %q", bare))
 			}
 		}
+		first := map[string]Position{}
+		for i, a := range v.BootAddons {
+			if pos, ok := first[a.Name]; ok && a.Name != "" {
+				key := fmt.Sprintf("boot-addons[%d].name", i)
+				l.add(v.Position(key), key, fmt.Sprintf("\"boot-addons\" names %q twice", a.Name), fmt.Sprintf("first in line %d; keep one", pos.Line))
+			} else {
+				first[a.Name] = a.Pos
+			}
+		}
 		l.layout(v, l.Errors[before:])
 		w.Variants = append(w.Variants, v)
 		names = append(names, name)

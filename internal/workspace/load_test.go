@@ -145,8 +145,11 @@ external-files = [{ url = "debian:acl/acl_2.3.1~rc1.orig.tar.xz", sha512 = "0000
 -- sources/api/server/main.go --
 -- variants/dev/variant.toml --
 included-packages = ["release", "zlib"]
-kernel-parameters = ["console=ttyS0,115200", 'dm-mod.create="root,,,ro,0 1 verity"']
+kernel-parameters = ["console=ttyS0,115200", 'dyndbg="file a.c +p"']
 supported-arches = ["x86_64"]
+[[boot-addons]]
+name = "north"
+kernel-parameters = ["site=north", "debug"]
 [image-layout]
 slots = 1
 root-size-mib = 0x400
@@ -205,8 +208,10 @@ func TestLoad(t *testing.T) {
 		Variants: []*workspace.Variant{{
 			Name: "dev", Dir: filepath.Join(root, "variants/dev"), Manifest: filepath.Join(root, "variants/dev/variant.toml"),
 			IncludedPackages: []string{"release", "zlib"},
-			KernelParameters: []string{"console=ttyS0,115200", `dm-mod.create="root,,,ro,0 1 verity"`},
-			SupportedArches:  []string{"x86_64"}, ImageFormats: []string{"raw"}, ImageLayout: small,
+			KernelParameters: []string{"console=ttyS0,115200", `dyndbg="file a.c +p"`},
+			BootAddons: []workspace.BootAddon{{Name: "north", KernelParameters: []string{"site=north", "debug"},
+				Pos: workspace.Position{File: "variants/dev/variant.toml", Line: 4, Column: 3}}},
+			SupportedArches: []string{"x86_64"}, ImageFormats: []string{"raw"}, ImageLayout: small,
 			ImageFeatures: map[string]bool{"in-place-updates": true},
 		}, {
 			Name: "plain", Dir: filepath.Join(root, "variants/plain"), Manifest: filepath.Join(root, "variants/plain/variant.toml"),

@@ -130,12 +130,21 @@ type Variant struct {
 
 	IncludedPackages []string        `toml:"included-packages" required:"true" check:"rpm" doc:"RPMs to install, without the vendor prefix; what they require comes with them."`
 	KernelParameters []string        `toml:"kernel-parameters" check:"cmdline" doc:"Parameters that come first on the kernel command line, one an entry."`
+	BootAddons       []BootAddon     `toml:"boot-addons" doc:"Kernel parameters that lie beside the kernel, not in it, as addons in /loader/addons of the EFI system partition: they hold for all kernels, also those of updates. The EFI stub must be of systemd 254 or later."`
 	SupportedArches  []string        `toml:"supported-arches" enum:"x86_64,aarch64" default:"x86_64,aarch64" doc:"Architectures for which the variant can be built."`
 	ImageFormats     []string        `toml:"image-formats" enum:"raw,raw.zst,raw.lz4,qcow2,vmdk,ova,vhd,vhd-dynamic" default:"raw" doc:"Formats in which the disk image is written. The raw image is always made, the others lie beside it."`
 	ImageLayout      ImageLayout     `toml:"image-layout" doc:"Partitions and sizes of the disk."`
 	ImageFeatures    map[string]bool `toml:"image-features" keys:"feature" doc:"Features by name, on or off. Packages see them as image-feature(x) and image-feature(no-x)."`
 
 	positions
+}
+
+// BootAddon is one [[boot-addons]] table of a variant.toml.
+type BootAddon struct {
+	Name             string   `toml:"name" required:"true" check:"addon" doc:"Name of the addon; its file is <name>.addon.efi. The stub puts addons behind the kernel's command line in the order of their names."`
+	KernelParameters []string `toml:"kernel-parameters" required:"true" check:"cmdline" doc:"Parameters, one an entry."`
+
+	Pos Position // of the table's header
 }
 
 // ImageLayout is the table [image-layout] of a variant.toml. Load fills in what

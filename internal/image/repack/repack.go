@@ -7,7 +7,6 @@ package repack
 import (
 	"bytes"
 	"context"
-	"debug/pe"
 	"errors"
 	"fmt"
 	"io"
@@ -26,13 +25,6 @@ import (
 	"slipway/internal/image/uki"
 	"slipway/internal/image/verity"
 )
-
-// AddonEnding is how names of addons end.
-const AddonEnding = ".addon.efi"
-
-// dirAddons is the folder of the EFI system partition with addons for all kernels
-// (systemd-stub(7)).
-const dirAddons = "loader/addons/"
 
 // Changes is what is to be different.
 type Changes struct {
@@ -236,43 +228,20 @@ func (p *packer) esp(ctx context.Context) error {
 // signed already.
 func (p *packer) addons(kernel []byte, line string) (signed map[string]bool, err error) {
 	signed = map[string]bool{}
-	if len(p.Addons) == 0 {
-		return signed, nil
+	for _, a := range p.Addons {
+		a.Path = image.AddonPath(a.Path)
+		p.volume.Files = slices.DeleteFunc(p.volume.Files, func(f fat.File) bool { return strings.EqualFold(f.Path, a.Path) })
+		p.volume.Files = append(p.volume.Files, a)
 	}
-	version, major, err := uki.StubVersion(kernel)
-	if err != nil {
-		return nil, fmt.Errorf("/%s: %w", p.kernel, err)
-	}
-	if major < uki.AddonVersion {
-		return nil, fmt.Errorf("/%s has systemd-stub %s, which ignores addons: they are read from version %d on; put the parameters into the kernel with --kernel-parameters, or build the image with a newer stub", p.kernel, version, uki.AddonVersion)
-	}
-	machine, uname, err := kernelFacts(kernel)
-	if err != nil {
+	if err := image.CheckAddons(kernel, line, p.volume.Files); err != nil {
 		return nil, fmt.Errorf("/%s: %w", p.kernel, err)
 	}
 	for _, a := range p.Addons {
-		addon, err := uki.ReadAddon(a.Data)
-		switch {
-		case err != nil:
-		case addon.Machine != machine:
-			err = fmt.Errorf("it is for machine %#x, the kernel for %#x", addon.Machine, machine)
-		case addon.Uname != "" && addon.Uname != uname:
-			err = fmt.Errorf("it is for kernel %q, the image has %q", addon.Uname, uname)
-		default:
-			line += " " + addon.Cmdline
-			err = errors.Join(image.CheckParameters(image.SplitCmdline(addon.Cmdline)), image.CheckCmdline(line))
-		}
-		if err != nil {
-			return nil, fmt.Errorf("addon %s: %w", a.Path, err)
-		}
 		signers, err := authenticode.Signers(a.Data)
 		if err != nil {
 			return nil, fmt.Errorf("addon %s: %w", a.Path, err)
 		}
-		a.Path = dirAddons + a.Path
-		signed[a.Path] = len(signers) > 0 && !p.Unsigned
-		p.volume.Files = slices.DeleteFunc(p.volume.Files, func(f fat.File) bool { return strings.EqualFold(f.Path, a.Path) })
-		p.volume.Files = append(p.volume.Files, a)
+		signed[image.AddonPath(a.Path)] = len(signers) > 0 && !p.Unsigned
 	}
 	return signed, nil
 }
@@ -288,21 +257,6 @@ func cmdline(kernel []byte) (string, error) {
 		}
 	}
 	return "", errors.New("it has no command line")
-}
-
-func kernelFacts(kernel []byte) (machine uint16, uname string, err error) {
-	f, err := pe.NewFile(bytes.NewReader(kernel))
-	if err != nil {
-		return 0, "", err
-	}
-	defer f.Close()
-	sections, err := uki.Inspect(bytes.NewReader(kernel))
-	for _, s := range sections {
-		if s.Name == ".uname" {
-			uname = string(s.Data)
-		}
-	}
-	return f.Machine, uname, err
 }
 
 // write writes the disk: what is new, and the rest as it lies.

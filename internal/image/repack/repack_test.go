@@ -311,7 +311,7 @@ func TestAddons(t *testing.T) {
 	}{
 		{"254", addon(uki.Addon{Cmdline: "site=1 quiet"}), ""},
 		{"257.9-1", addon(uki.Addon{Cmdline: "site=1", Uname: "6.1.176"}), ""},
-		{"252.39-1~deb12u2", addon(uki.Addon{Cmdline: "site=1"}), "/" + kernel + " has systemd-stub 252.39-1~deb12u2, which ignores addons: they are read from version 254 on"},
+		{"252.39-1~deb12u2", addon(uki.Addon{Cmdline: "site=1"}), "/" + kernel + ": the kernel has systemd-stub 252.39-1~deb12u2, which ignores addons: they are read from version 254 on"},
 		{"254", addon(uki.Addon{Cmdline: "site=1", Uname: "6.1"}), `addon site.addon.efi: it is for kernel "6.1", the image has "6.1.176"`},
 		{"254", addon(uki.Addon{Cmdline: "site=1", Machine: pe.IMAGE_FILE_MACHINE_ARM64}), "it is for machine 0xaa64, the kernel for 0x8664"},
 		{"254", addon(uki.Addon{Cmdline: "root=/dev/sda1"}), "is set by the image build itself"},
