@@ -53,8 +53,9 @@ func imageRepack() *cobra.Command {
 		Use:   "repack FILE --output NEW",
 		Short: "Make a disk image into one with other files, parameters, addons or signatures",
 		Long: `Repack makes a finished disk image, of any format, into another. It needs no
-workspace, no privileges and no programs, and the same image and changes always
-give the same bytes.
+workspace, no privileges and, but for files of ext4, no programs, and the same image
+and changes always give the same bytes. ext4 takes e2fsprogs, whose version decides
+the bytes.
 
 --file replaces a file of the root file system, which keeps its owner, mode and
 extended attributes, or adds one, of root, with the mode 0644, or 0755 where SOURCE
@@ -194,7 +195,7 @@ func (w wellKnown) change(d *format.Disk) (c erofs.Change, err error) {
 	if err != nil {
 		return c, err
 	}
-	files, err := erofs.List(u.Root)
+	files, err := repack.List(u.Root)
 	if err != nil {
 		return c, fmt.Errorf("root file system: %w", err)
 	}

@@ -173,7 +173,7 @@ func params(t *testing.T, dir string, shared bool) testscript.Params {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": cmdExits, "serve": cmdServe, "closedport": cmdClosedPort, "digest": cmdDigest, "release": cmdRelease, "expand": cmdExpand,
 			"tmpfs": cmdTmpfs, "sdk": cmdSDK, "empty": cmdEmpty,
-			"gone": cmdGone, "disk": cmdDisk, "erofsdisk": cmdErofsDisk, "patch": cmdPatch, "eventually": cmdEventually, "registry": cmdRegistry, "token": cmdToken,
+			"gone": cmdGone, "disk": cmdDisk, "rootdisk": cmdRootDisk, "patch": cmdPatch, "eventually": cmdEventually, "registry": cmdRegistry, "token": cmdToken,
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond == "root" {

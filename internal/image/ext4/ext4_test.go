@@ -131,8 +131,8 @@ func TestWriteInto(t *testing.T) {
 	}
 }
 
-// tree makes a folder with small, large and many files, and a file system of it.
-func tree(t testing.TB, options ...string) (want []File, path string) {
+// populated makes a folder with small, large and many files, and a file system of it.
+func populated(t testing.TB, options ...string) (want []File, path string) {
 	t.Helper()
 	dir, path := t.TempDir(), filepath.Join(t.TempDir(), "root.ext4")
 	create := func(name string, size int64) {
@@ -177,7 +177,7 @@ func byPath(a, b File) int { return strings.Compare(a.Path, b.Path) }
 func TestList(t *testing.T) {
 	t.Parallel()
 	for _, options := range [][]string{nil, {"-b", "1024"}, {"-b", "4096"}, {"-O", "^64bit,^metadata_csum,^has_journal"}} {
-		want, path := tree(t, options...)
+		want, path := populated(t, options...)
 		// directories get their hash tree by e2fsck, which exits with 1 when it did
 		_ = exec.Command("e2fsck", "-fyD", path).Run()
 		tool(t, "e2fsck", "-fn", path)
@@ -237,7 +237,7 @@ func FuzzList(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(data[:64*blockSize])
-	_, path := tree(f, "-b", "1024", "-N", "512")
+	_, path := populated(f, "-b", "1024", "-N", "512")
 	if data, err = os.ReadFile(path); err != nil {
 		f.Fatal(err)
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"slipway/internal/image/tree"
 )
 
 // File is a regular file.
@@ -36,13 +38,26 @@ type reader struct {
 	inodes         uint32
 	entries        int   // that may still come
 	budget         int64 // bytes of directories that may still be read
-	files          []File
+	files          []tree.File
 }
 
 // List returns the regular files in the order of their directories; of hard links
-// each. It reads file systems with extents, as ext4 has them; directories with
-// the older block maps or with inline data are refused.
-func List(r io.ReaderAt) ([]File, error) {
+// each.
+func List(r io.ReaderAt) (out []File, err error) {
+	files, err := Tree(r)
+	for _, f := range files {
+		if f.Type() == tree.Regular {
+			out = append(out, File{f.Path, f.Size})
+		}
+	}
+	return out, err
+}
+
+// Tree returns all files in the order of their directories, the root first; of hard
+// links each. It reads file systems with extents, as ext4 has them; those with the
+// older block maps, inline data or extended attributes in inodes of their own are
+// refused.
+func Tree(r io.ReaderAt) ([]tree.File, error) {
 	b := make([]byte, superSize)
 	if _, err := r.ReadAt(b, superOffset); err != nil {
 		return nil, fmt.Errorf("ext4 superblock: %w", err)
@@ -61,17 +76,21 @@ func List(r io.ReaderAt) ([]File, error) {
 		return nil, fmt.Errorf("ext4 superblock: blocks of 1024 << %d bytes", bits)
 	case features&^known != 0 || features&0x40 == 0:
 		return nil, fmt.Errorf("ext4 superblock: features %#x are not handled", features)
-	case l.inodeSize < 128 || l.descSize < 32 || l.inodesPerGroup == 0:
+	case l.inodeSize < 128 || l.inodeSize > 1<<16 || l.descSize < 32 || l.inodesPerGroup == 0:
 		return nil, errors.New("ext4 superblock: damaged")
 	}
 	l.block = 1024 << bits
-	if err := l.directory(rootInode, "", 0); err != nil {
-		return nil, err
+	inode, err := l.inode(rootInode)
+	if err == nil {
+		err = l.add(inode, ".")
 	}
-	return l.files, nil
+	if err == nil {
+		err = l.directory(rootInode, "", 0)
+	}
+	return l.files, err
 }
 
-// inode reads the first 128 bytes.
+// inode reads all bytes of an inode.
 func (l *reader) inode(number uint32) ([]byte, error) {
 	if number == 0 || number > l.inodes {
 		return nil, fmt.Errorf("inode %d does not exist", number)
@@ -85,7 +104,7 @@ func (l *reader) inode(number uint32) ([]byte, error) {
 	if l.descSize >= 64 {
 		table |= int64(le.Uint32(desc[0x28:])) << 32
 	}
-	b := make([]byte, 128)
+	b := make([]byte, l.inodeSize)
 	if _, err := l.r.ReadAt(b, table*l.block+index*l.inodeSize); err != nil {
 		return nil, fmt.Errorf("inode %d: %w", number, err)
 	}
@@ -96,39 +115,75 @@ func size(inode []byte) int64 {
 	return int64(le.Uint32(inode[0x6c:]))<<32 | int64(le.Uint32(inode[0x04:]))
 }
 
-// content puts the blocks of an extent tree into out.
-func (l *reader) content(node, out []byte, depth int) error {
+// run is blocks of a file that follow each other on the disk.
+type run struct {
+	at, count int64 // in the file
+	block     int64
+	unwritten bool // they read as zero
+}
+
+// runs gives the leaves of an extent tree.
+func (l *reader) runs(node []byte, depth int) (out []run, err error) {
 	if le.Uint16(node) != extentMagic || int(le.Uint16(node[2:]))*12+12 > len(node) || depth > maxTree {
-		return errors.New("damaged extents")
+		return nil, errors.New("damaged extents")
 	}
 	leaf := le.Uint16(node[6:]) == 0
 	for n := range int(le.Uint16(node[2:])) {
 		e := node[12+12*n:]
-		if !leaf {
-			block := int64(le.Uint32(e[4:])) | int64(le.Uint16(e[8:]))<<32
-			if l.budget -= l.block; l.budget < 0 {
-				return fmt.Errorf("more than %d bytes of directories, or a loop", maxRead)
+		if leaf {
+			r := run{at: int64(le.Uint32(e)), count: int64(le.Uint16(e[4:])), block: int64(le.Uint32(e[8:])) | int64(le.Uint16(e[6:]))<<32}
+			if r.count > 1<<15 {
+				r.count, r.unwritten = r.count-1<<15, true
 			}
-			below := make([]byte, l.block)
-			if _, err := l.r.ReadAt(below, block*l.block); err != nil {
-				return err
-			}
-			if err := l.content(below, out, depth+1); err != nil {
-				return err
-			}
+			out = append(out, r)
 			continue
 		}
-		at, count := int64(le.Uint32(e))*l.block, int64(le.Uint16(e[4:]))*l.block
-		block := int64(le.Uint32(e[8:])) | int64(le.Uint16(e[6:]))<<32
-		if at >= int64(len(out)) || count > int64(len(out))-at {
-			return errors.New("damaged extents")
+		block := int64(le.Uint32(e[4:])) | int64(le.Uint16(e[8:]))<<32
+		if l.budget -= l.block; l.budget < 0 {
+			return nil, fmt.Errorf("more than %d bytes of directories, or a loop", maxRead)
 		}
-		if _, err := l.r.ReadAt(out[at:at+count], block*l.block); err != nil {
-			return err
+		below := make([]byte, l.block)
+		if _, err := l.r.ReadAt(below, block*l.block); err != nil {
+			return nil, err
 		}
+		more, err := l.runs(below, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, more...)
 	}
-	return nil
+	return out, nil
 }
+
+// content reads a file with extents.
+func (l *reader) content(inode []byte) (io.Reader, error) {
+	if le.Uint32(inode[0x20:])&flagExtents == 0 {
+		return nil, errors.New("it has no extents")
+	}
+	runs, err := l.runs(inode[0x28:0x28+60], 0)
+	if err != nil {
+		return nil, err
+	}
+	var parts []io.Reader
+	at := int64(0)
+	for _, r := range append(runs, run{at: (size(inode) + l.block - 1) / l.block}) {
+		if r.at < at {
+			return nil, errors.New("damaged extents")
+		}
+		parts = append(parts, io.LimitReader(zeros{}, (r.at-at)*l.block))
+		if r.unwritten {
+			parts = append(parts, io.LimitReader(zeros{}, r.count*l.block))
+		} else {
+			parts = append(parts, io.NewSectionReader(l.r, r.block*l.block, r.count*l.block))
+		}
+		at = r.at + r.count
+	}
+	return io.LimitReader(io.MultiReader(parts...), size(inode)), nil
+}
+
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
 func (l *reader) directory(number uint32, at string, depth int) error {
 	bad := func(err error) error { return fmt.Errorf("directory /%s: %w", at, err) }
@@ -141,16 +196,18 @@ func (l *reader) directory(number uint32, at string, depth int) error {
 		return bad(err)
 	case le.Uint16(inode)&modeType != modeDir:
 		return bad(fmt.Errorf("inode %d is not a directory", number))
-	case le.Uint32(inode[0x20:])&flagExtents == 0:
-		return bad(errors.New("it has no extents"))
 	case size(inode) < 0 || size(inode)%l.block != 0:
 		return bad(errors.New("damaged"))
 	}
 	if l.budget -= size(inode); l.budget < 0 {
 		return bad(fmt.Errorf("more than %d bytes of directories, or a loop", maxRead))
 	}
+	r, err := l.content(inode)
+	if err != nil {
+		return bad(err)
+	}
 	data := make([]byte, size(inode))
-	if err := l.content(inode[0x28:0x28+60], data, 0); err != nil {
+	if _, err := io.ReadFull(r, data); err != nil {
 		return bad(err)
 	}
 	// The inner nodes of a hashed directory look like unused entries, and no
@@ -187,11 +244,38 @@ func (l *reader) entry(number uint32, path string, depth int) error {
 	if err != nil {
 		return fmt.Errorf("/%s: %w", path, err)
 	}
-	switch le.Uint16(inode) & modeType {
-	case modeDir:
-		return l.directory(number, path+"/", depth+1)
-	case modeRegular:
-		l.files = append(l.files, File{Path: path, Size: size(inode)})
+	if err := l.add(inode, path); err != nil {
+		return err
 	}
+	if le.Uint16(inode)&modeType == modeDir {
+		return l.directory(number, path+"/", depth+1)
+	}
+	return nil
+}
+
+// add adds what an inode says to the files.
+func (l *reader) add(inode []byte, path string) (err error) {
+	f := tree.File{
+		Path: path, Mode: le.Uint16(inode), Size: size(inode),
+		UID: uint32(le.Uint16(inode[0x02:])) | uint32(le.Uint16(inode[0x78:]))<<16,
+		GID: uint32(le.Uint16(inode[0x18:])) | uint32(le.Uint16(inode[0x7a:]))<<16,
+	}
+	switch f.Type() {
+	case tree.Regular:
+		f.Open = func() (io.Reader, error) { return l.content(inode) }
+	case tree.Link:
+		f.Open = func() (io.Reader, error) { return l.content(inode) }
+		if f.Size < 60 && le.Uint32(inode[0x20:])&flagExtents == 0 { // in the place of its extents
+			f.Open = func() (io.Reader, error) { return bytes.NewReader(inode[0x28:][:f.Size]), nil }
+		}
+	case tree.CharDevice, tree.Device:
+		if f.Device = le.Uint32(inode[0x28:]); f.Device == 0 {
+			f.Device = le.Uint32(inode[0x2c:])
+		}
+	}
+	if f.Xattrs, err = l.xattrs(inode); err != nil {
+		return fmt.Errorf("/%s: %w", path, err)
+	}
+	l.files = append(l.files, f)
 	return nil
 }

@@ -1,7 +1,7 @@
 // Package repack makes a finished disk image into another: with other files in
 // its root file system, more kernel parameters, addons, other signatures. It needs
-// none of what the image was built from, no privileges and no programs, and the
-// same image and changes make the same bytes.
+// none of what the image was built from, no privileges, and no programs but
+// e2fsprogs for files in ext4; the same image and changes make the same bytes.
 package repack
 
 import (
@@ -18,6 +18,7 @@ import (
 	"slipway/internal/image"
 	"slipway/internal/image/authenticode"
 	"slipway/internal/image/erofs"
+	"slipway/internal/image/ext4"
 	"slipway/internal/image/fat"
 	"slipway/internal/image/format"
 	"slipway/internal/image/gpt"
@@ -101,6 +102,22 @@ type packer struct {
 	newHash               []byte
 }
 
+// List lists the regular files of a root of either kind.
+func List(root io.ReaderAt) ([]erofs.File, error) {
+	files, err := erofs.List(root)
+	if err == nil {
+		return files, nil
+	}
+	others, errExt4 := ext4.List(root)
+	if errExt4 != nil {
+		return nil, fmt.Errorf("%w; %w", err, errExt4)
+	}
+	for _, f := range others {
+		files = append(files, erofs.File(f))
+	}
+	return files, nil
+}
+
 func (p *packer) section(at int) *io.SectionReader {
 	e := p.t.Entries[at]
 	return io.NewSectionReader(p.d, e.Start(), e.Size())
@@ -135,8 +152,8 @@ func (p *packer) root(ctx context.Context, dir string) error {
 	if len(p.Files) == 0 {
 		return nil
 	}
-	if p.content != "erofs" {
-		return fmt.Errorf("the root file system is of the kind %s: files can be changed in erofs alone", p.content)
+	if p.content != "erofs" && p.content != "ext4" {
+		return fmt.Errorf("the root file system is of the kind %s: files can be changed in erofs and ext4 alone", p.content)
 	}
 	old := io.NewSectionReader(p.section(p.rootAt), 0, int64(p.from.Super.DataBlocks)*verity.BlockSize)
 	f, err := os.CreateTemp(dir, "root")
@@ -147,11 +164,16 @@ func (p *packer) root(ctx context.Context, dir string) error {
 	if _, err := io.Copy(f, &reader{ctx, old}); err != nil {
 		return err
 	}
-	edited, err := erofs.Edit(f, p.Files)
+	room := p.t.Entries[p.rootAt]
+	var edited erofs.Edited
+	if p.content == "ext4" {
+		edited, err = editExt4(ctx, dir, f, room.Size(), p.Files)
+	} else {
+		edited, err = erofs.Edit(f, p.Files)
+	}
 	if err != nil {
 		return fmt.Errorf("root file system: %w", err)
 	}
-	room := p.t.Entries[p.rootAt]
 	if edited.Size > room.Size() {
 		return fmt.Errorf("the root file system would have %d bytes, partition %d (%s) holds %d: %d too many", edited.Size, p.rootAt+1, room.Name, room.Size(), edited.Size-room.Size())
 	}

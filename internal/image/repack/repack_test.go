@@ -26,9 +26,9 @@ import (
 
 var files = map[string]string{"etc/motd": "hello\n", "etc/ssl/bundle": strings.Repeat("certificate\n", 3000), "usr/bin/tool": "#!/bin/sh\n"}
 
-func build(t testing.TB, systemd string, signer image.SignEFI) string {
+func build(t testing.TB, kind, systemd string, signer image.SignEFI) string {
 	t.Helper()
-	in, err := imagetest.ErofsInputs(t.TempDir(), "0.1.0", systemd, files)
+	in, err := imagetest.RootInputs(t.TempDir(), kind, "0.1.0", systemd, files)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,15 +104,28 @@ func verified(t testing.TB, path string) (*inspect.Report, string) {
 		t.Errorf("sgdisk: %v\n%s", err, out)
 	}
 	unpacked := filepath.Join(dir, "files")
-	if out, err := exec.Command("fsck.erofs", "--extract="+unpacked, root).CombinedOutput(); err != nil {
-		t.Fatalf("fsck.erofs: %v\n%s", err, out)
+	unpack := [][]string{{"fsck.erofs", "--extract=" + unpacked, root}}
+	if r.Partitions[1].Content == "ext4" {
+		unpack = [][]string{{"e2fsck", "-fn", root}, {"mkdir", unpacked}, {"debugfs", "-R", "rdump / " + unpacked, root}}
+	}
+	for _, args := range unpack {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", args, err, out)
+		}
 	}
 	return r, unpacked
 }
 
 func TestFiles(t *testing.T) {
 	t.Parallel()
-	disk := build(t, "252", nil)
+	for _, kind := range []string{"erofs", "ext4"} {
+		t.Run(kind, func(t *testing.T) { testFiles(t, kind) })
+	}
+}
+
+func testFiles(t *testing.T, kind string) {
+	t.Parallel()
+	disk := build(t, kind, "252", nil)
 	// what lies on the data partition stays
 	f, err := os.OpenFile(disk, os.O_RDWR, 0)
 	if err != nil {
@@ -137,7 +150,7 @@ func TestFiles(t *testing.T) {
 	if got := after.Slots[0].RootHash; got != report.Hash.String() || report.OldHash.String() != before.Slots[0].RootHash || report.Hash == report.OldHash {
 		t.Errorf("root hash %s, report %+v", got, report)
 	}
-	if !strings.HasPrefix(after.Kernels[0].Cmdline, "console=ttyS0 quiet root=/dev/dm-0 rootfstype=erofs ro ") {
+	if !strings.HasPrefix(after.Kernels[0].Cmdline, "console=ttyS0 quiet root=/dev/dm-0 rootfstype="+kind+" ro ") {
 		t.Errorf("command line %s", after.Kernels[0].Cmdline)
 	}
 	// all else is as before
@@ -187,7 +200,7 @@ func TestFiles(t *testing.T) {
 // TestNoFiles: where no file changes, the root does not.
 func TestNoFiles(t *testing.T) {
 	t.Parallel()
-	disk := build(t, "252", nil)
+	disk := build(t, "erofs", "252", nil)
 	out, _ := repacked(t, disk, Changes{Unsigned: true})
 	a, err := os.ReadFile(disk)
 	if err != nil {
@@ -230,7 +243,7 @@ const (
 func TestSignatures(t *testing.T) {
 	t.Parallel()
 	one, two := signer(t, "one"), signer(t, "two")
-	signed := build(t, "255.4", one)
+	signed := build(t, "erofs", "255.4", one)
 	addon, err := uki.Addon{Machine: pe.IMAGE_FILE_MACHINE_AMD64, Cmdline: "site=1"}.Build()
 	if err != nil {
 		t.Fatal(err)
@@ -318,7 +331,7 @@ func TestAddons(t *testing.T) {
 		{"254", addon(uki.Addon{Cmdline: strings.Repeat("x", 1900)}), "the kernel takes 2047"},
 		{"254", []fat.File{{Path: "a.addon.efi", Data: []byte("text")}}, "addon a.addon.efi: not an addon"},
 	} {
-		out, _, err := try(t, build(t, tt.systemd, nil), Changes{Addons: tt.addons})
+		out, _, err := try(t, build(t, "erofs", tt.systemd, nil), Changes{Addons: tt.addons})
 		if tt.want != "" {
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
@@ -342,7 +355,7 @@ func TestAddons(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	t.Parallel()
-	disk := build(t, "252", nil)
+	disk := build(t, "erofs", "252", nil)
 	// uncompressed, as it is new
 	large := strings.Repeat("x", 9<<20)
 	damaged := filepath.Join(t.TempDir(), "damaged.img")
@@ -370,7 +383,7 @@ func TestErrors(t *testing.T) {
 		{disk, Changes{Files: []erofs.Change{{Path: "etc/none"}}}, "root file system: /etc/none: file does not exist"},
 		{disk, Changes{Parameters: []string{"root=/dev/sda"}}, "is set by the image build itself"},
 		{damaged, Changes{Unsigned: true}, "the image is not as it was made: slot A: verity mismatch: data block 0"},
-		{foreign, Changes{Files: []erofs.Change{file("a", "")}}, "the root file system is of the kind unknown: files can be changed in erofs alone"},
+		{foreign, Changes{Files: []erofs.Change{file("a", "")}}, "the root file system is of the kind unknown: files can be changed in erofs and ext4 alone"},
 		{empty, Changes{Unsigned: true}, "the image is not as it was made: partition table: no valid GUID partition table"},
 	} {
 		if _, _, err := try(t, tt.disk, tt.c); err == nil || !strings.Contains(err.Error(), tt.want) {
