@@ -317,8 +317,9 @@ func imageDiff() *cobra.Command {
 		Use:   "diff A B",
 		Short: "Show in what two disk images differ",
 		Long: `Diff compares the disks in two files, which may have different formats: partition
-table, partitions, files of the EFI system partition, sections of the kernels, names
-and sizes of the files of the root. It also compares the inventory.json beside each, where both have one: packages that
+table, partitions, files of the EFI system partition, sections of the kernels, and of
+the files of the root content, mode, owner, extended attributes and targets of links.
+It also compares the inventory.json beside each, where both have one: packages that
 were added, removed or changed, and by how much each changes the size of the
 root, installed and uncompressed, in bytes.
 

@@ -126,11 +126,11 @@ func openRegular(name string) (*os.File, error) {
 // files themselves are those of the view, not of the build, and are left out.
 // The differences are sorted by file.
 func Dirs(a, b string) ([]Difference, error) {
-	ta, err := tree(a)
+	ta, err := folder(a)
 	if err != nil {
 		return nil, err
 	}
-	tb, err := tree(b)
+	tb, err := folder(b)
 	if err != nil {
 		return nil, err
 	}
@@ -191,8 +191,8 @@ func Dirs(a, b string) ([]Difference, error) {
 	return all, nil
 }
 
-// tree returns the types of what lies below a folder, by path.
-func tree(dir string) (map[string]fs.FileMode, error) {
+// folder returns the types of what lies below a folder, by path.
+func folder(dir string) (map[string]fs.FileMode, error) {
 	if info, err := os.Stat(dir); err != nil {
 		return nil, err
 	} else if !info.IsDir() {

@@ -4,8 +4,10 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
 	"debug/elf"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -364,7 +366,7 @@ func TestDisk(t *testing.T) {
 	}
 }
 
-// Of the file systems that roots have, names and sizes of the files are compared.
+// Of the file systems that roots have, it is named which files differ, and in what.
 func TestRoots(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -372,10 +374,18 @@ func TestRoots(t *testing.T) {
 		{"usr/bin/tool": "program", "usr/lib/same": "text", "usr/lib/old": "x"},
 		{"usr/bin/tool": "another program", "usr/lib/same": "text", "usr/lib/new": "x"},
 		{"usr/bin/tool": "PROGRAM", "usr/lib/same": "text", "usr/lib/old": "x"},
+		{"usr/bin/tool": "program", "usr/lib/same": "text", "usr/lib/old": "x"},
 	} {
 		tree := filepath.Join(dir, fmt.Sprint(n))
 		for name, text := range files {
 			writeFile(t, filepath.Join(tree, name), []byte(text))
+		}
+		target, mode := "same", os.FileMode(0o644)
+		if n == 3 {
+			target, mode = "tool", 0o755|os.ModeSetuid
+		}
+		if err := errors.Join(os.Symlink(target, filepath.Join(tree, "usr/lib/link")), os.Chmod(filepath.Join(tree, "usr/bin/tool"), mode)); err != nil {
+			t.Fatal(err)
 		}
 		for _, args := range [][]string{
 			{"mkfs.erofs", "--quiet", "-T1", "-U01234567-89ab-8def-8123-456789abcdef", tree + ".erofs", tree},
@@ -388,19 +398,26 @@ func TestRoots(t *testing.T) {
 	}
 	for _, kind := range []string{"erofs", "ext4"} {
 		image := func(n string) string { return filepath.Join(dir, n+"."+kind) }
-		want := []string{
-			"0." + kind + ": usr/bin/tool: size: 7 -> 15", "0." + kind + ": usr/lib/old: only in A", "0." + kind + ": usr/lib/new: only in B",
+		holds := func(text string) string {
+			sum := sha256.Sum256([]byte(text))
+			return fmt.Sprintf("\"%d bytes, sha256 %x\"", len(text), sum[:16])
 		}
-		var got []string
-		for _, d := range mustFiles(t, image("0"), image("1")) {
-			got = append(got, d.String())
-		}
-		if d := cmp.Diff(want, got); d != "" {
-			t.Errorf("%s: %s", kind, d)
-		}
-		same := mustFiles(t, image("0"), image("2"))
-		if len(same) < 2 || same[0].String() != "0."+kind+": equal in names and sizes of all files, but not in its bytes" {
-			t.Errorf("%s: %v", kind, same)
+		for _, tt := range []struct {
+			a, b string
+			want []string // without the name
+		}{
+			{"0", "1", []string{"usr/bin/tool: content: " + holds("program") + " -> " + holds("another program"), "usr/lib/old: only in A", "usr/lib/new: only in B"}},
+			{"0", "2", []string{"usr/bin/tool: content: " + holds("program") + " -> " + holds("PROGRAM")}},
+			{"0", "3", []string{"usr/bin/tool: mode: 0100644 -> 0104755", "usr/lib/link: content: same -> tool"}},
+			{"0", "0", nil},
+		} {
+			var got []string
+			for _, d := range mustFiles(t, image(tt.a), image(tt.b)) {
+				got = append(got, strings.TrimPrefix(d.String(), tt.a+"."+kind+": "))
+			}
+			if d := cmp.Diff(tt.want, got); d != "" {
+				t.Errorf("%s, %s and %s: %s", kind, tt.a, tt.b, d)
+			}
 		}
 	}
 }

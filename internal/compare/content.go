@@ -17,7 +17,7 @@ import (
 type content struct {
 	attrs   []attr
 	members []member
-	// unread says that the members' data are not compared.
+	// unread says that some members' data could not be read.
 	unread bool
 }
 
@@ -93,8 +93,8 @@ func (c *comparison) blobs(path string, a, b blob, depth int) error {
 			if c.count > before {
 				return nil
 			}
-			if ca.unread {
-				c.report(path, "equal in names and sizes of all files, but not in its bytes", "", "")
+			if ca.unread || cb.unread {
+				c.report(path, "equal in all members that could be read, but not in its bytes", "", "")
 			} else {
 				c.report(path, "equal in all members, but not in its bytes", "", "")
 			}

@@ -2,17 +2,21 @@ package compare
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
+	"strings"
 
 	"slipway/internal/image/erofs"
 	"slipway/internal/image/ext4"
 	"slipway/internal/image/fat"
 	"slipway/internal/image/format"
 	"slipway/internal/image/gpt"
+	"slipway/internal/image/tree"
 )
 
 // Disks compares the content of two disks, whatever formats their files have, as
@@ -129,14 +133,10 @@ func openFAT(_ *comparison, b blob) (content, error) {
 	return out, nil
 }
 
-// openEROFS lists the names and sizes of the files of a root file system.
-func openEROFS(_ *comparison, b blob) (content, error) {
-	files, err := erofs.List(b)
-	out := content{unread: true}
-	for _, f := range files {
-		out.members = append(out.members, member{name: f.Path, data: bytesBlob(nil), attrs: []attr{value("size", f.Size)}})
-	}
-	return out, err
+// openEROFS lists the files of a root file system.
+func openEROFS(c *comparison, b blob) (content, error) {
+	files, err := erofs.Tree(b)
+	return c.tree(files), err
 }
 
 // isExt4 looks at more than the two bytes that mark a superblock: its revision and
@@ -146,11 +146,61 @@ func isExt4(head []byte) bool {
 }
 
 // openExt4 does the same for ext4.
-func openExt4(_ *comparison, b blob) (content, error) {
-	files, err := ext4.List(b)
-	out := content{unread: true}
-	for _, f := range files {
-		out.members = append(out.members, member{name: f.Path, data: bytesBlob(nil), attrs: []attr{value("size", f.Size)}})
-	}
-	return out, err
+func openExt4(c *comparison, b blob) (content, error) {
+	files, err := ext4.Tree(b)
+	return c.tree(files), err
 }
+
+// tree gives what files say of themselves, and digests of what they hold: a root has
+// too many to look into each.
+func (c *comparison) tree(files []tree.File) (out content) {
+	left := c.spoolLimit // of bytes, against files that claim to be endless
+	for _, f := range files {
+		m := member{name: f.Path, data: bytesBlob(nil), attrs: []attr{
+			value("mode", fmt.Sprintf("%#o", f.Mode)), value("owner", fmt.Sprintf("%d:%d", f.UID, f.GID)),
+		}}
+		if f.Device != 0 {
+			m.attrs = append(m.attrs, value("device", fmt.Sprintf("%#x", f.Device)))
+		}
+		for _, name := range slices.Sorted(maps.Keys(f.Xattrs)) {
+			m.attrs = append(m.attrs, value(name, f.Xattrs[name]))
+		}
+		if f.Open != nil {
+			text, err := holds(f, left)
+			if err != nil {
+				text, out.unread = plural(f.Size, "byte"), true
+			}
+			left -= f.Size
+			m.attrs = append(m.attrs, value("content", text))
+		}
+		out.members = append(out.members, m)
+	}
+	return out
+}
+
+// holds says what a file holds: the target of a link, a size and a digest of others.
+func holds(f tree.File, limit int64) (string, error) {
+	if f.Size > limit {
+		return "", fmt.Errorf("holds more than %d bytes", limit)
+	}
+	r, err := f.Open()
+	if err != nil {
+		return "", err
+	}
+	sum, target := sha256.New(), strings.Builder{}
+	w := io.Writer(sum)
+	if f.Type() == tree.Link && f.Size <= maxTarget {
+		w = &target
+	}
+	n, err := io.Copy(w, r)
+	if err == nil && n != f.Size {
+		err = io.ErrUnexpectedEOF
+	}
+	if w == &target {
+		return target.String(), err
+	}
+	return fmt.Sprintf("%s, sha256 %x", plural(n, "byte"), sum.Sum(nil)[:16]), err // not more than is shown
+}
+
+// maxTarget is the longest target of a symbolic link (PATH_MAX).
+const maxTarget = 4096

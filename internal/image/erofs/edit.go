@@ -453,10 +453,10 @@ func (e *editor) blank(nid uint64) error {
 
 // firstCluster finds the first block of a compressed file, whose blocks follow
 // each other, from the index behind its inode.
-func (e *editor) firstCluster(i inode) (int64, error) {
+func (l *reader) firstCluster(i inode) (int64, error) {
 	head := (i.end + 7) &^ 7
 	b := make([]byte, 8+72) // header, and the first packs of a compact index
-	if n, err := e.r.ReadAt(b, head); n < 24 {
+	if n, err := l.r.ReadAt(b, head); n < 24 {
 		return 0, fmt.Errorf("index of a compressed file: %w", err)
 	}
 	advise := le.Uint16(b[4:])

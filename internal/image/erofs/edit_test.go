@@ -114,7 +114,7 @@ func TestEdit(t *testing.T) {
 	for _, options := range layouts {
 		t.Run(strings.Join(options, " "), func(t *testing.T) {
 			t.Parallel()
-			_, image := tree(t, options...)
+			_, image := populated(t, options...)
 			want := unpack(t, image)
 			delete(want, "usr/lib/empty")
 			delete(want, "usr/bin/link")
@@ -264,7 +264,7 @@ func TestEditKeeps(t *testing.T) {
 
 func TestEditErrors(t *testing.T) {
 	t.Parallel()
-	_, image := tree(t)
+	_, image := populated(t)
 	for _, tt := range []struct {
 		change Change
 		want   string
@@ -300,7 +300,7 @@ func TestEditErrors(t *testing.T) {
 
 func FuzzEdit(f *testing.F) {
 	if _, err := exec.LookPath("mkfs.erofs"); err == nil {
-		_, image := tree(f)
+		_, image := populated(f)
 		f.Add(image[:min(len(image), 64<<10)], "usr/bin/large")
 	}
 	f.Fuzz(func(t *testing.T, data []byte, path string) {

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"slipway/internal/image/tree"
 )
 
 // File is a regular file.
@@ -50,16 +52,36 @@ type reader struct {
 	meta    int64 // offset of the inodes
 	entries int   // that may still come
 	budget  int64 // bytes of directories that may still be read
-	files   []File
+	super   []byte
+	files   []tree.File
 }
 
 // List returns the regular files in the order of their directories; of hard links
-// each. Directories that are compressed are refused, as mkfs.erofs does not
+// each.
+func List(r io.ReaderAt) (out []File, err error) {
+	files, err := Tree(r)
+	for _, f := range files {
+		if f.Type() == tree.Regular {
+			out = append(out, File{f.Path, f.Size})
+		}
+	}
+	return out, err
+}
+
+// Tree returns all files in the order of their directories, the root first; of hard
+// links each. Directories that are compressed are refused, as mkfs.erofs does not
 // compress them.
-func List(r io.ReaderAt) ([]File, error) {
+func Tree(r io.ReaderAt) ([]tree.File, error) {
 	l, super, err := newReader(r)
 	if err != nil {
 		return nil, err
+	}
+	root, err := l.inode(rootInode(super))
+	if err == nil {
+		err = l.add(root, ".")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("directory /: %w", err)
 	}
 	if err := l.directory(rootInode(super), "", 0); err != nil {
 		return nil, err
@@ -82,7 +104,7 @@ func newReader(r io.ReaderAt) (*reader, []byte, error) {
 	case le.Uint32(b[superIncompat:])&^known != 0:
 		return nil, nil, fmt.Errorf("EROFS superblock: features %#x are not known", le.Uint32(b[superIncompat:])&^known)
 	}
-	l := &reader{r: r, block: 1 << bits, entries: maxEntries, budget: maxRead}
+	l := &reader{r: r, super: b, block: 1 << bits, entries: maxEntries, budget: maxRead}
 	l.meta = int64(le.Uint32(b[40:])) << bits
 	return l, b, nil
 }
@@ -94,7 +116,10 @@ type inode struct {
 	layout uint16
 	size   int64
 	start  uint32 // block of the data
-	end    int64  // offset behind the inode and its extended attributes
+	xattrs int64  // offset of the extended attributes
+	end    int64  // offset behind them
+
+	uid, gid uint32
 }
 
 func (l *reader) inode(nid uint64) (i inode, err error) {
@@ -107,10 +132,13 @@ func (l *reader) inode(nid uint64) (i inode, err error) {
 		return i, fmt.Errorf("inode %d: %w", nid, err)
 	}
 	format := le.Uint16(b)
-	i = inode{mode: le.Uint16(b[4:]), layout: format >> 1 & 7, size: int64(le.Uint32(b[8:])), start: le.Uint32(b[16:]), end: at + slotSize}
+	i = inode{mode: le.Uint16(b[4:]), layout: format >> 1 & 7, size: int64(le.Uint32(b[8:])), start: le.Uint32(b[16:]), end: at + slotSize,
+		uid: uint32(le.Uint16(b[24:])), gid: uint32(le.Uint16(b[26:]))}
 	if format&1 != 0 { // extended
 		i.size, i.end = int64(le.Uint64(b[8:])), at+2*slotSize
+		i.uid, i.gid = le.Uint32(b[24:]), le.Uint32(b[28:])
 	}
+	i.xattrs = i.end
 	if n := int64(le.Uint16(b[2:])); n > 0 {
 		i.end += 12 + (n-1)*4
 	}
@@ -219,11 +247,27 @@ func (l *reader) entry(nid uint64, path string, depth int) error {
 	if err != nil {
 		return fmt.Errorf("/%s: %w", path, err)
 	}
-	switch i.mode & modeType {
-	case modeDir:
-		return l.directory(nid, path+"/", depth+1)
-	case modeRegular:
-		l.files = append(l.files, File{Path: path, Size: i.size})
+	if err := l.add(i, path); err != nil {
+		return err
 	}
+	if i.mode&modeType == modeDir {
+		return l.directory(nid, path+"/", depth+1)
+	}
+	return nil
+}
+
+// add adds what an inode says to the files.
+func (l *reader) add(i inode, path string) (err error) {
+	f := tree.File{Path: path, Mode: i.mode, UID: i.uid, GID: i.gid, Size: i.size}
+	switch f.Type() {
+	case tree.Regular, tree.Link:
+		f.Open = func() (io.Reader, error) { return l.open(i) }
+	case tree.CharDevice, tree.Device:
+		f.Device = i.start
+	}
+	if f.Xattrs, err = l.xattributes(i); err != nil {
+		return fmt.Errorf("/%s: %w", path, err)
+	}
+	l.files = append(l.files, f)
 	return nil
 }

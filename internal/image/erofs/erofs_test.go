@@ -15,8 +15,8 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 )
 
-// tree makes a folder with small, large and many files, and an image of it.
-func tree(t testing.TB, options ...string) (want []File, image []byte) {
+// populated makes a folder with small, large and many files, and an image of it.
+func populated(t testing.TB, options ...string) (want []File, image []byte) {
 	t.Helper()
 	tool, err := exec.LookPath("mkfs.erofs")
 	if err != nil {
@@ -67,7 +67,7 @@ func byPath(a, b File) int { return cmp.Compare(a.Path, b.Path) }
 func TestList(t *testing.T) {
 	t.Parallel()
 	for _, options := range [][]string{nil, {"-zlz4hc,9", "-C65536"}, {"-Eforce-inode-extended"}} {
-		want, image := tree(t, options...)
+		want, image := populated(t, options...)
 		got, err := List(bytes.NewReader(image))
 		if err != nil {
 			t.Fatalf("%v: %v", options, err)
@@ -82,7 +82,7 @@ func TestList(t *testing.T) {
 
 func TestListErrors(t *testing.T) {
 	t.Parallel()
-	_, image := tree(t)
+	_, image := populated(t)
 	for _, tt := range []struct {
 		name   string
 		change func(b []byte) []byte
@@ -103,7 +103,7 @@ func TestListErrors(t *testing.T) {
 
 func FuzzList(f *testing.F) {
 	if _, err := exec.LookPath("mkfs.erofs"); err == nil {
-		_, image := tree(f)
+		_, image := populated(f)
 		f.Add(image[:min(len(image), 32<<10)])
 	}
 	b := make([]byte, 4096)

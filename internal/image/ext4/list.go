@@ -87,7 +87,10 @@ func Tree(r io.ReaderAt) ([]tree.File, error) {
 	if err == nil {
 		err = l.directory(rootInode, "", 0)
 	}
-	return l.files, err
+	if err != nil {
+		return nil, err
+	}
+	return l.files, nil
 }
 
 // inode reads all bytes of an inode.
