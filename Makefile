@@ -7,7 +7,8 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 # Debian packages that the host needs, by what needs them
 BUILD_HOST := runc mmdebstrap
-RUN_HOST := qemu-system-x86 qemu-utils ovmf e2fsprogs erofs-utils cryptsetup-bin sbsigntool openssl
+RUN_HOST := qemu-system-x86 qemu-utils ovmf e2fsprogs
+BOOT_HOST := $(RUN_HOST) cryptsetup-bin dosfstools erofs-utils gdisk lz4 openssl sbsigntool zstd
 TEST_HOST := gcc libc6-dev runc mmdebstrap rpm dnf createrepo-c strace gdisk dosfstools e2fsprogs erofs-utils cryptsetup-bin qemu-system-x86 qemu-utils ovmf sbsigntool openssl opensc softhsm2
 
 # install-missing: install what is missing of the packages in $(1), and say so
@@ -56,11 +57,11 @@ lint: ## gofmt, vet, golangci-lint, shell syntax, copies that differ
 E2E := go test -count=1 -timeout 80m -tags e2e ./e2e -slipway "$(abspath $(SLIPWAY))" -workspace "$(abspath os)"
 
 boot-test: image ## boot images in QEMU: what runs in them, updates, tampering
-	$(call install-missing,$(RUN_HOST))
+	$(call install-missing,$(BOOT_HOST))
 	$(E2E) -parallel 2 -cuts 3
 
 power-cut-test: image ## cut the power at 25 points of an update, and note what boots then
-	$(call install-missing,$(RUN_HOST))
+	$(call install-missing,$(BOOT_HOST))
 	$(E2E) -run TestPowerCut -v -cut-table "$(abspath docs/power-cuts.md)"
 
 repro-test: image ## build every package and the image again from nothing and compare
