@@ -9,7 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"time"
+	"strings"
 
 	"slipway/internal/image"
 	"slipway/internal/image/verity"
@@ -31,11 +31,15 @@ func RootInputs(dir, kind, version, systemd string, files map[string]string) (im
 	if err := errors.Join(errs...); err != nil {
 		return in, err
 	}
-	made := time.Unix(1700000000, 0)
-	err = filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error { // mke2fs takes over times
-		return errors.Join(err, os.Chtimes(path, made, made))
+	var times strings.Builder // mke2fs takes over those of the files here
+	err = filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		for _, field := range []string{"atime", "ctime", "mtime"} {
+			fmt.Fprintf(&times, "sif /%s %s @1700000000\n", strings.TrimPrefix(strings.TrimPrefix(path, root), "/"), field)
+		}
+		return err
 	})
-	if err != nil {
+	script := filepath.Join(dir, "times")
+	if err := errors.Join(err, os.WriteFile(script, []byte(times.String()), 0o600)); err != nil {
 		return in, err
 	}
 	const id = "00000000-0000-8000-8000-000000000000"
@@ -44,7 +48,7 @@ func RootInputs(dir, kind, version, systemd string, files map[string]string) (im
 		"erofs": {{"mkfs.erofs", "--quiet", "-zlz4hc,9", "-C65536", "-T1700000000", "--all-root", "-U" + id, in.Root, root}},
 		"ext4": {{"mke2fs", "-q", "-t", "ext4", "-b", "4096", "-I", "256", "-N", "256", "-m", "0", "-U", id, "-E", "root_owner=0:0,hash_seed=" + id,
 			"-O", "none,dir_index,dir_nlink,ext_attr,extent,extra_isize,filetype,flex_bg,huge_file,large_file,metadata_csum,sparse_super", "-d", root, in.Root, "2048"},
-			{"resize2fs", "-M", in.Root}},
+			{"debugfs", "-w", "-f", script, in.Root}, {"resize2fs", "-M", in.Root}},
 	}[kind] {
 		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Env = append(os.Environ(), "E2FSPROGS_FAKE_TIME=1700000000")
