@@ -677,3 +677,20 @@ func TestCompiled(t *testing.T) {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
+
+// FAT12 and FAT16 are looked into as FAT32 is.
+func TestSmallFAT(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int64{2 << 20, 5 << 20} {
+		var files [2]string
+		for i := range files {
+			files[i] = filepath.Join(t.TempDir(), "esp")
+			f := must2(os.Create(files[i]))
+			v := fat.Volume{Time: time.Unix(1e9, 0), Files: []fat.File{{Path: "EFI/os.txt", Data: []byte{'0' + byte(i), '\n'}}}}
+			must(errors.Join(f.Truncate(size), v.Write(f, size), f.Close()))
+		}
+		if found := fmt.Sprint(mustFiles(t, files[0], files[1])); !strings.Contains(found, "EFI/os.txt") {
+			t.Errorf("%d bytes: %s", size, found)
+		}
+	}
+}

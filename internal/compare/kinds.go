@@ -29,7 +29,7 @@ var kinds = []*kind{
 	{"ELF object", magic(0, "\x7fELF"), openELF},
 	{"PE image", isPE, openPE},
 	{"GPT disk", magic(512, "EFI PART"), openGPT},
-	{"FAT32 volume", magic(82, "FAT32   "), openFAT},
+	{"FAT volume", isFAT, openFAT},
 	{"EROFS", magic(1024, "\xe2\xe1\xf5\xe0"), openEROFS},
 	{"ext4 file system", isExt4, openExt4},
 	{"ar archive", magic(0, arMagic), openAr},
@@ -46,6 +46,10 @@ func (k *kind) String() string {
 		return "data"
 	}
 	return k.name
+}
+
+func isFAT(head []byte) bool {
+	return magic(82, "FAT32   ")(head) || magic(54, "FAT16   ")(head) || magic(54, "FAT12   ")(head)
 }
 
 func magic(off int, m string) func([]byte) bool {

@@ -119,7 +119,7 @@ func Assemble(ctx context.Context, in Inputs, out string) (*Report, error) {
 		return nil, err
 	}
 	plan, err := NewPlan(in.Arch, in.Layout, Contents{
-		Version: in.Version, RootHash: in.RootHash, Root: in.Root, Hash: in.Hash, Data: in.Data, ESP: esp,
+		Version: in.Version, RootHash: in.RootHash, Root: in.Root, Hash: in.Hash, Data: in.Data, ESP: esp, Kernel: report.UKI,
 	})
 	if err != nil {
 		return nil, err

@@ -181,6 +181,16 @@ func TestAssembleReproducible(t *testing.T) {
 	}
 }
 
+// With the plan bottlerocket two kernels of 12 MiB fit at the smallest os-size-gib.
+func TestAssembleBottlerocket(t *testing.T) {
+	in := inputs(t)
+	in.Layout = Layout{Plan: "bottlerocket", ESPSizeMiB: 29}
+	truncate(t, in.Kernel, 12*mib)
+	if _, err := Assemble(t.Context(), in, filepath.Join(t.TempDir(), "disk.img")); err != nil {
+		t.Error(err)
+	}
+}
+
 // Whatever goes wrong, the older disk stays and nothing else is left.
 func TestAssembleErrors(t *testing.T) {
 	for _, tt := range []struct {
@@ -194,8 +204,15 @@ func TestAssembleErrors(t *testing.T) {
 		{"other hash", func(t *testing.T, in *Inputs) { in.RootHash[0]++ }, "the root hash is"},
 		{"no hash tree", func(t *testing.T, in *Inputs) { in.Hash = in.Root }, "no verity superblock"},
 		{"no loader", func(t *testing.T, in *Inputs) { in.BootLoader += "x" }, "boot loader: open"},
-		{"kernel for ESP", func(t *testing.T, in *Inputs) { in.Layout.ESPSizeMiB = 35; truncate(t, in.Kernel, 50*mib) }, "raise image-layout.esp-size-mib to at least 51; the largest in it: EFI/Linux/dinghy-qemu-dev_0.1.0+3.efi 50.0 MiB, loader/loader.conf 0.0 MiB, EFI/BOOT/BOOTX64.EFI 0.0 MiB"},
-		{"small ESP", func(t *testing.T, in *Inputs) { in.Layout.ESPSizeMiB = 33 }, "raise image-layout.esp-size-mib to at least 34"},
+		{"kernel for ESP", func(t *testing.T, in *Inputs) { in.Layout.ESPSizeMiB = 35; truncate(t, in.Kernel, 50*mib) }, "the EFI file system with the kernel of an update has 101.6 MiB, partition esp holds 35 MiB: raise image-layout.esp-size-mib to at least 102; the largest in it: EFI/Linux/dinghy-qemu-dev_0.1.0+3.efi 50.0 MiB, EFI/Linux/the next version.efi 50.0 MiB, loader/loader.conf 0.0 MiB, EFI/BOOT/BOOTX64.EFI 0.0 MiB"},
+		{"kernel for ESP, no updates", func(t *testing.T, in *Inputs) {
+			in.Layout.ESPSizeMiB, in.Layout.Slots = 35, 1
+			truncate(t, in.Kernel, 50*mib)
+		}, "the EFI file system has 50.8 MiB, partition esp holds 35 MiB: raise image-layout.esp-size-mib to at least 51"},
+		{"kernel for the plan bottlerocket", func(t *testing.T, in *Inputs) {
+			in.Layout = Layout{Plan: "bottlerocket"}
+			truncate(t, in.Kernel, 9*mib)
+		}, "partition EFI-SYSTEM holds 5 MiB: raise image-layout.esp-size-mib to at least 19"},
 		{"ext4 root", func(t *testing.T, in *Inputs) {
 			in.Layout.RootSizeMiB = 1
 			rootOf(t, in, "mke2fs", "-q", "-t", "ext4", "-d")

@@ -50,6 +50,8 @@ type Partition struct {
 	File string
 	FAT  *fat.Volume
 	Ext4 *ext4.Volume
+	// Spare is the size in bytes of one more file that FAT must have room for.
+	Spare int64
 	// Setting is the manifest key that gives the size, for error messages.
 	Setting string
 }
@@ -85,6 +87,7 @@ type Contents struct {
 	Version    string
 	RootHash   verity.RootHash
 	ESP        *fat.Volume
+	Kernel     int64  // bytes of the kernel image on the ESP
 	Root, Hash string // files
 	Data       string // file, or "" for a partition that is formatted at first boot
 }
@@ -133,6 +136,9 @@ func newPlans(arch Arch, l Layout, c Contents) ([]*Plan, error) {
 			switch a.Content {
 			case layout.ESP:
 				part.FAT = c.ESP
+				if l.Updates() { // the kernel of an update lies beside the running one
+					part.Spare = c.Kernel
+				}
 			case layout.Root:
 				part.File, part.UUID = c.Root, rootGUID
 			case layout.Hash:
@@ -223,14 +229,19 @@ func (p Partition) fits() error {
 	}
 	switch {
 	case p.FAT != nil:
-		if need, err := p.FAT.Need(size); err != nil {
+		v, what := *p.FAT, "the EFI file system"
+		if p.Spare > 0 {
+			v.Files = append(slices.Clip(v.Files), fat.File{Path: dirLinux + "the next version.efi", Data: make([]byte, p.Spare)})
+			what += " with the kernel of an update"
+		}
+		if need, err := v.Need(size); err != nil {
 			return fmt.Errorf("partition %s: %w", p.Label, err)
 		} else if need > size {
 			files := map[string]int64{}
-			for _, f := range p.FAT.Files {
+			for _, f := range v.Files {
 				files[f.Path] = int64(len(f.Data))
 			}
-			return tooLarge("the EFI file system", need, largest(files))
+			return tooLarge(what, need, largest(files))
 		}
 	case p.File != "":
 		st, err := os.Stat(p.File)

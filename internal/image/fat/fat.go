@@ -1,7 +1,7 @@
-// Package fat writes FAT32 file systems for EFI system partitions: a fixed
-// tree of files, laid out in one pass, the same bytes for the same input.
-// The format is that of Microsoft's FAT specification (fatgen103, 2000), which
-// the UEFI specification refers to.
+// Package fat writes FAT file systems for EFI system partitions: a fixed tree of
+// files, laid out in one pass, the same bytes for the same input. The format is
+// that of Microsoft's FAT specification (fatgen103, 2000), which the UEFI
+// specification refers to: FAT32 from 34 MiB on, FAT16 or FAT12 below.
 package fat
 
 import (
@@ -18,27 +18,28 @@ import (
 )
 
 const (
-	sectorSize      = 512
-	reservedSectors = 32
-	infoSector      = 1
-	backupSector    = 6
-	copies          = 2
-	rootCluster     = 2
-	// A volume with fewer clusters is FAT16 to every driver.
-	minClusters  = 65525
-	maxClusters  = 0x0ffffff5 - rootCluster
-	slotSize     = 32
-	slotUnits    = 13 // UTF-16 units of a long name per slot
-	maxNameUnits = 255
-	endOfChain   = 0x0fffffff
+	sectorSize   = 512
+	infoSector   = 1 // FAT32 only, as is the next
+	backupSector = 6
+	copies       = 2
+	firstCluster = 2
+	// Drivers tell FAT12, FAT16 and FAT32 apart by the number of clusters.
+	minClusters16 = 4085
+	minClusters32 = 65525
+	maxClusters   = 0x0ffffff5 - firstCluster
+	slotSize      = 32
+	slotUnits     = 13 // UTF-16 units of a long name per slot
+	maxNameUnits  = 255
+	// The root directory of FAT12 and FAT16 has a place and a size of its own.
+	rootSlots = 512
 
 	attrVolume    = 0x08
 	attrDirectory = 0x10
 	attrArchive   = 0x20
 	attrLongName  = 0x0f
 
-	// MinSize is the size in bytes of the smallest volume that is FAT32.
-	MinSize = 34 << 20
+	minSize   = 1 << 20
+	minSize32 = 34 << 20 // bytes of the smallest volume that gets FAT32
 )
 
 // File is one file of a volume.
@@ -112,25 +113,36 @@ func (v *Volume) layout(size int64) (*layout, error) {
 		if n.dir {
 			length = n.directorySize()
 		}
+		if n == root && g.bits != 32 {
+			if length > rootSlots*slotSize {
+				return nil, fmt.Errorf("the root directory has %d entries, that of a volume below %d MiB has room for %d", length/slotSize, minSize32>>20, rootSlots)
+			}
+			continue
+		}
 		n.clusters = uint32((length + g.clusterBytes() - 1) / g.clusterBytes())
 		if n.clusters > 0 {
-			n.cluster = uint32(rootCluster + l.used)
+			n.cluster = uint32(firstCluster + l.used)
 		}
 		l.used += int64(n.clusters)
 	}
 	return l, nil
 }
 
-// Need returns the size in bytes that a volume must have for the files, when
-// it is about as large as size.
+// Need returns the size in bytes that a volume must have for the files: size,
+// where that is enough.
 func (v *Volume) Need(size int64) (int64, error) {
-	l, err := v.layout(max(size, MinSize))
-	if err != nil {
-		return 0, err
+	for {
+		l, err := v.layout(size)
+		if err != nil {
+			return 0, err
+		}
+		lack := l.used - int64(l.clusters)
+		if lack <= 0 {
+			return size, nil
+		}
+		// The tables grow along, and a larger volume can have other clusters.
+		size += lack * l.clusterBytes()
 	}
-	// Both tables take 8 bytes per cluster, and up to a sector more each.
-	need := (reservedSectors+2*copies)*sectorSize + (l.used+rootCluster)*(l.clusterBytes()+copies*4)
-	return max(need, MinSize), nil
 }
 
 // Write makes a volume of the given size in bytes on w, from offset 0. What it
@@ -147,28 +159,29 @@ func (v *Volume) Write(w io.WriterAt, size int64) error {
 		}
 		return fmt.Errorf("%w: the files need %d bytes, not %d", ErrTooSmall, need, size)
 	}
-	g, order, used := l.geometry, l.nodes, l.used
+	g, order := l.geometry, l.nodes
 
-	table := make([]byte, (rootCluster+used)*4)
-	le := binary.LittleEndian
-	le.PutUint32(table[0:], 0x0ffffff8)
-	le.PutUint32(table[4:], endOfChain)
+	table := make([]byte, ((firstCluster+l.used)*int64(g.bits)+7)/8)
+	g.link(table, 0, g.endOfChain()&^0xff|0xf8) // the media byte
+	g.link(table, 1, g.endOfChain())
 	for _, n := range order {
 		for i := range n.clusters {
 			value := n.cluster + i + 1
 			if i == n.clusters-1 {
-				value = endOfChain
+				value = g.endOfChain()
 			}
-			le.PutUint32(table[4*int64(n.cluster+i):], value)
+			g.link(table, n.cluster+i, value)
 		}
 	}
-	boot, info := v.bootSector(g, l.label), infoBlock(g.clusters-uint32(used), uint32(rootCluster+used-1))
-	pieces := []struct {
-		at   int64
+	type piece struct {
+		at   int64 // sector
 		data []byte
-	}{
-		{0, boot}, {infoSector, info}, {backupSector, boot}, {backupSector + infoSector, info},
-		{reservedSectors, table}, {reservedSectors + int64(g.fatSectors), table},
+	}
+	boot := v.bootSector(g, l.label)
+	pieces := []piece{{0, boot}, {g.reserved(), table}, {g.reserved() + int64(g.fatSectors), table}}
+	if g.bits == 32 {
+		info := infoBlock(g.clusters-uint32(l.used), uint32(firstCluster+l.used-1))
+		pieces = append(pieces, piece{infoSector, info}, piece{backupSector, boot}, piece{backupSector + infoSector, info})
 	}
 	for _, n := range order {
 		data := n.data
@@ -176,10 +189,7 @@ func (v *Volume) Write(w io.WriterAt, size int64) error {
 			data = n.directory(l.label, l.date, l.clock)
 		}
 		if len(data) > 0 {
-			pieces = append(pieces, struct {
-				at   int64
-				data []byte
-			}{g.sectorOf(n.cluster), data})
+			pieces = append(pieces, piece{g.sectorOf(n.cluster), data})
 		}
 	}
 	for _, p := range pieces {
@@ -191,6 +201,7 @@ func (v *Volume) Write(w io.WriterAt, size int64) error {
 }
 
 type geometry struct {
+	bits              uint32 // of an entry of the tables: 12, 16 or 32
 	sectors           uint32
 	sectorsPerCluster uint32
 	fatSectors        uint32
@@ -199,31 +210,81 @@ type geometry struct {
 
 func (g geometry) clusterBytes() int64 { return int64(g.sectorsPerCluster) * sectorSize }
 
+// reserved is the number of sectors before the tables.
+func (g geometry) reserved() int64 {
+	if g.bits == 32 {
+		return 32
+	}
+	return 1
+}
+
+// rootSectors is the size of a root directory that does not lie in clusters.
+func (g geometry) rootSectors() int64 {
+	if g.bits == 32 {
+		return 0
+	}
+	return rootSlots * slotSize / sectorSize
+}
+
+// before is the number of sectors before the clusters without the tables.
+func (g geometry) before() int64 { return g.reserved() + g.rootSectors() }
+
+// sectorOf is where a cluster begins; 0 stands for the root directory of FAT12 and
+// FAT16.
 func (g geometry) sectorOf(cluster uint32) int64 {
-	return reservedSectors + copies*int64(g.fatSectors) + int64(cluster-rootCluster)*int64(g.sectorsPerCluster)
+	tables := copies * int64(g.fatSectors)
+	if cluster == 0 {
+		return g.reserved() + tables
+	}
+	return g.before() + tables + int64(cluster-firstCluster)*int64(g.sectorsPerCluster)
+}
+
+// endOfChain is the last value of an entry; FAT32 uses 28 bits of its 32.
+func (g geometry) endOfChain() uint32 { return 1<<min(g.bits, 28) - 1 }
+
+// link sets the entry of a cluster. Two entries of FAT12 share three bytes.
+func (g geometry) link(table []byte, cluster, value uint32) {
+	at := cluster * g.bits / 8
+	if g.bits == 12 && cluster%2 == 1 {
+		value <<= 4
+	}
+	for i := range (g.bits + 7) / 8 {
+		table[at+i] |= byte(value >> (8 * i))
+	}
 }
 
 func geometryFor(size int64) (geometry, error) {
-	if size < MinSize {
-		return geometry{}, fmt.Errorf("%w: FAT32 needs at least %d MiB, not %d bytes", ErrTooSmall, int64(MinSize)>>20, size)
+	if size < minSize {
+		return geometry{}, fmt.Errorf("%w: a FAT volume has at least %d MiB, not %d bytes", ErrTooSmall, int64(minSize)>>20, size)
 	}
 	if size/sectorSize > 0xffffffff {
 		return geometry{}, fmt.Errorf("a FAT32 volume has at most 2 TiB, not %d bytes", size)
 	}
-	g := geometry{sectors: uint32(size / sectorSize), sectorsPerCluster: 1}
-	// The cluster sizes that formatting tools choose.
-	for _, step := range []struct{ above, sectors int64 }{{260 << 20, 8}, {8 << 30, 16}, {16 << 30, 32}, {32 << 30, 64}} {
-		if size > step.above {
-			g.sectorsPerCluster = uint32(step.sectors)
+	g := geometry{sectors: uint32(size / sectorSize)}
+	// The cluster sizes that formatting tools choose. All keep well away from the
+	// numbers of clusters where the width changes, as some drivers count wrong by
+	// a few.
+	for _, step := range []struct {
+		from    int64
+		bits    uint32
+		sectors uint32
+	}{
+		{0, 12, 4}, {8400*sectorSize + 1, 16, 2}, {16<<20 + 1, 16, 4},
+		{minSize32, 32, 1}, {260<<20 + 1, 32, 8}, {8<<30 + 1, 32, 16}, {16<<30 + 1, 32, 32}, {32<<30 + 1, 32, 64},
+	} {
+		if size >= step.from {
+			g.bits, g.sectorsPerCluster = step.bits, step.sectors
 		}
 	}
-	// A FAT sector of 128 entries stands for 128 clusters and itself, twice.
-	data := int64(g.sectors) - reservedSectors
-	perFATSector := sectorSize/4*int64(g.sectorsPerCluster) + copies
-	g.fatSectors = uint32((data + 2*int64(g.sectorsPerCluster) + perFATSector - 1) / perFATSector)
-	g.clusters = uint32((data - copies*int64(g.fatSectors)) / int64(g.sectorsPerCluster))
-	if g.clusters < minClusters || g.clusters > maxClusters {
-		return g, fmt.Errorf("%d bytes make %d clusters, FAT32 has %d to %d", size, g.clusters, minClusters, maxClusters)
+	// A sector of a table has 4096 bits, and stands for its entries' clusters and
+	// itself, twice. The first two entries have no cluster.
+	data := int64(g.sectors) - g.before()
+	spc, bits := int64(g.sectorsPerCluster), int64(g.bits)
+	per := 8*sectorSize*spc + copies*bits
+	g.fatSectors = uint32(((data+firstCluster*spc)*bits + per - 1) / per)
+	g.clusters = uint32((data - copies*int64(g.fatSectors)) / spc)
+	if g.clusters > maxClusters {
+		return g, fmt.Errorf("%d bytes make %d clusters, FAT32 has at most %d", size, g.clusters, maxClusters)
 	}
 	return g, nil
 }
@@ -254,25 +315,39 @@ func stamp(t time.Time) (date, clock uint16, err error) {
 func (v *Volume) bootSector(g geometry, label [11]byte) []byte {
 	b := make([]byte, sectorSize)
 	le := binary.LittleEndian
-	copy(b, "\xeb\x58\x90SLIPWAY ")
+	copy(b[3:], "SLIPWAY ")
 	le.PutUint16(b[11:], sectorSize)
 	b[13] = byte(g.sectorsPerCluster)
-	le.PutUint16(b[14:], reservedSectors)
+	le.PutUint16(b[14:], uint16(g.reserved()))
 	b[16] = copies
 	b[21] = 0xf8              // a fixed disk
 	le.PutUint16(b[24:], 63)  // sectors per track and heads, for BIOS
 	le.PutUint16(b[26:], 255) // callers only
-	le.PutUint32(b[32:], g.sectors)
-	le.PutUint32(b[36:], g.fatSectors)
-	le.PutUint32(b[44:], rootCluster)
-	le.PutUint16(b[48:], infoSector)
-	le.PutUint16(b[50:], backupSector)
-	b[64] = 0x80
-	b[66] = 0x29
-	le.PutUint32(b[67:], v.ID)
-	copy(b[71:], label[:])
-	copy(b[82:], "FAT32   ")
-	copy(b[90:], "\xf4\xeb\xfd") // not bootable by a BIOS: halt
+	about := 36               // where drive number, id, label and name lie
+	if g.bits == 32 {
+		about = 64
+		le.PutUint32(b[32:], g.sectors)
+		le.PutUint32(b[36:], g.fatSectors)
+		le.PutUint32(b[44:], firstCluster) // of the root directory
+		le.PutUint16(b[48:], infoSector)
+		le.PutUint16(b[50:], backupSector)
+	} else {
+		le.PutUint16(b[17:], rootSlots)
+		le.PutUint16(b[22:], uint16(g.fatSectors))
+		if g.sectors <= 0xffff {
+			le.PutUint16(b[19:], uint16(g.sectors))
+		} else {
+			le.PutUint32(b[32:], g.sectors)
+		}
+	}
+	b[about] = 0x80
+	b[about+2] = 0x29
+	le.PutUint32(b[about+3:], v.ID)
+	copy(b[about+7:], label[:])
+	copy(b[about+18:], fmt.Sprintf("FAT%d   ", g.bits))
+	code := about + 26
+	copy(b, []byte{0xeb, byte(code - 2), 0x90})
+	copy(b[code:], "\xf4\xeb\xfd") // not bootable by a BIOS: halt
 	b[510], b[511] = 0x55, 0xaa
 	return b
 }

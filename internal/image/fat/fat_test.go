@@ -2,6 +2,8 @@ package fat
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -60,7 +62,7 @@ func run(t *testing.T, name string, args ...string) string {
 }
 
 func TestRoundTrip(t *testing.T) {
-	for _, size := range []int64{MinSize, 64<<20 + 512, 300 << 20, 9 << 30} {
+	for _, size := range []int64{minSize, 5 << 20, 29 << 20, minSize32, 64<<20 + 512, 300 << 20, 9 << 30} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			v := volume()
 			got, err := Read(image(t, v, size))
@@ -84,7 +86,7 @@ func TestFsckAccepts(t *testing.T) {
 	for i := range 100 {
 		v.Files = append(v.Files, File{Path: fmt.Sprintf("many/file-number-%03d.text", i), Data: []byte{byte(i)}})
 	}
-	for _, size := range []int64{MinSize, 128 << 20, 300 << 20} {
+	for _, size := range []int64{minSize, 8400 * sectorSize, 5 << 20, 29 << 20, minSize32 - sectorSize, minSize32, 128 << 20, 300 << 20} {
 		out := run(t, "fsck.fat", "-n", "-v", image(t, v, size).Name())
 		for _, bad := range []string{"Fixing", "Reclaim", "differ", "should be", "wrong", "Wrong", "rror"} {
 			if strings.Contains(out, bad) {
@@ -98,48 +100,88 @@ func TestFsckAccepts(t *testing.T) {
 }
 
 func TestMtoolsReads(t *testing.T) {
-	f := image(t, volume(), 64<<20)
-	list := run(t, "mdir", "-i", f.Name(), "-/", "::/")
-	for _, want := range []string{"is ESP", "1234-ABCD", "DINGHY~1 EFI", "dinghy-qemu-dev_0.2.0+3.efi", "2023-11-14  22:13"} {
-		if !strings.Contains(list, want) {
-			t.Errorf("no %q in\n%s", want, list)
+	for _, size := range []int64{2 << 20, 5 << 20, 64 << 20} {
+		f := image(t, volume(), size)
+		list := run(t, "mdir", "-i", f.Name(), "-/", "::/")
+		for _, want := range []string{"is ESP", "1234-ABCD", "DINGHY~1 EFI", "dinghy-qemu-dev_0.2.0+3.efi", "2023-11-14  22:13"} {
+			if !strings.Contains(list, want) {
+				t.Errorf("no %q in\n%s", want, list)
+			}
 		}
-	}
-	if got := run(t, "mtype", "-i", f.Name(), "::/LOADER/loader.conf"); got != "timeout 0\neditor no\n" {
-		t.Errorf("loader.conf is %q", got)
+		if got := run(t, "mtype", "-i", f.Name(), "::/LOADER/loader.conf"); got != "timeout 0\neditor no\n" {
+			t.Errorf("loader.conf is %q", got)
+		}
 	}
 }
 
+// The bytes of volumes are part of images, which must stay the same.
 func TestReproducible(t *testing.T) {
-	a, b := image(t, volume(), 64<<20), image(t, volume(), 64<<20)
-	other := volume()
-	other.Files[0], other.Files[3] = other.Files[3], other.Files[0] // the order of files is of no account
-	c := image(t, other, 64<<20)
-	read := func(f *os.File) []byte {
-		data, err := io.ReadAll(io.NewSectionReader(f, 0, 64<<20))
+	for size, want := range map[int64]string{
+		2 << 20:      "5c2a1fb689d8896af28445f6749e0ad5401a89bf037d13b55f5254b86ead30ed",
+		5 << 20:      "54f25831f9168e8f9bf4eb5cd536a2cef2552ac4edd9f41e4a98d7d59ae41fac",
+		29 << 20:     "5bb61b580cb20945d3ca8eb27fc5a42b26870a49a1065ea5736f4a69445d605e",
+		minSize32:    "6d632482571c9716904b57d9335868881dd3b77c913ed34c462b1d27d0bc7fa5",
+		64<<20 + 512: "461bbb747b007c7c7ae4eb9509634fddc463e82fbd01946d30d2fa31ee493e48",
+		128 << 20:    "5bbc45d7149a1e3838b05ed333f4f9576b1980d5f09997c9b1250f735f347191",
+		300 << 20:    "b069897c70a4e14f8c3be589df21dacf9ccf11005b0a12d8aafa9e845ddcf57a",
+	} {
+		v := volume()
+		v.Files[0], v.Files[3] = v.Files[3], v.Files[0] // the order of files is of no account
+		h := sha256.New()
+		if _, err := io.Copy(h, io.NewSectionReader(image(t, v, size), 0, size)); err != nil {
+			t.Fatal(err)
+		}
+		if got := hex.EncodeToString(h.Sum(nil)); got != want {
+			t.Errorf("%d bytes: another volume, SHA-256 %s", size, got)
+		}
+	}
+}
+
+// Drivers tell FAT12, FAT16 and FAT32 apart by the number of clusters, and some
+// count wrong by a few; the tables have room for all.
+func TestGeometry(t *testing.T) {
+	for size := int64(minSize); size < 600<<20; size += 64<<10 + 512 {
+		g, err := geometryFor(size)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return data
-	}
-	if first := read(a); !bytes.Equal(first, read(b)) || !bytes.Equal(first, read(c)) {
-		t.Error("the same input made different volumes")
+		const margin = 16
+		ranges := map[uint32][2]uint32{12: {margin, minClusters16 - margin}, 16: {minClusters16 + margin, minClusters32 - margin}, 32: {minClusters32 + margin, maxClusters}}
+		if r := ranges[g.bits]; g.clusters < r[0] || g.clusters >= r[1] {
+			t.Errorf("%d bytes: FAT%d of %d clusters", size, g.bits, g.clusters)
+		}
+		if int64(g.fatSectors)*sectorSize*8 < int64(g.clusters+firstCluster)*int64(g.bits) {
+			t.Errorf("%d bytes: tables of %d sectors for %d clusters", size, g.fatSectors, g.clusters)
+		}
+		if end := g.sectorOf(g.clusters + firstCluster); end > int64(g.sectors) {
+			t.Errorf("%d bytes: %d sectors, clusters to %d", size, g.sectors, end)
+		}
 	}
 }
 
 // Need is enough, and not much more than enough.
 func TestNeed(t *testing.T) {
-	v := volume()
-	v.Files[0].Data = make([]byte, 40<<20)
-	need, err := v.Need(MinSize)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := v.Write(discard{}, (need+sectorSize-1)/sectorSize*sectorSize); err != nil {
-		t.Error(err)
-	}
-	if err := v.Write(discard{}, need-8*sectorSize); !errors.Is(err, ErrTooSmall) {
-		t.Errorf("%d bytes less: %v", 8*sectorSize, err)
+	for _, content := range []int64{100 << 10, 3 << 20, 8 << 20, 20 << 20, 33 << 20, 40 << 20, 400 << 20} {
+		v := volume()
+		v.Files[0].Data = make([]byte, content)
+		for _, size := range []int64{minSize, 5 << 20, minSize32, 512 << 20} {
+			need, err := v.Need(size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := v.Write(discard{}, need); err != nil {
+				t.Errorf("%d bytes of %d: %v", content, size, err)
+			}
+			// tables and clusters that are not full
+			if spare := need - content; need > size && spare > 1<<20+content/64 {
+				t.Errorf("%d bytes of %d need %d", content, size, need)
+			}
+			if less := need - 16*sectorSize; need > size && less > size {
+				if err := v.Write(discard{}, less); !errors.Is(err, ErrTooSmall) {
+					t.Errorf("%d bytes of %d fit %d: %v", content, size, less, err)
+				}
+			}
+		}
 	}
 }
 
@@ -150,19 +192,24 @@ func TestErrors(t *testing.T) {
 		change func(*Volume)
 		want   string
 	}{
-		{"small", MinSize - 1, func(*Volume) {}, "at least 34 MiB"},
+		{"small", minSize - 1, func(*Volume) {}, "at least 1 MiB"},
+		{"many in the root", minSize, func(v *Volume) {
+			for i := range 300 {
+				v.Files = append(v.Files, File{Path: fmt.Sprintf("file %d", i)})
+			}
+		}, "the root directory has 604 entries, that of a volume below 34 MiB has room for 512"},
 		{"large", 2<<40 + 512, func(*Volume) {}, "at most 2 TiB"},
-		{"full", MinSize, func(v *Volume) { v.Files[0].Data = make([]byte, MinSize) }, "the files need"},
-		{"label", MinSize, func(v *Volume) { v.Label = "esp" }, "volume label"},
-		{"time", MinSize, func(v *Volume) { v.Time = time.Unix(0, 0) }, "1980 to 2107"},
-		{"twice", MinSize, func(v *Volume) { v.Files[1].Path = "efi/boot/bootx64.efi" }, "two entries"},
-		{"file and directory", MinSize, func(v *Volume) { v.Files[1].Path = "EFI/BOOT" }, "two entries"},
-		{"below a file", MinSize, func(v *Volume) { v.Files[1].Path = "EFI/BOOT/BOOTX64.EFI/x" }, "two entries"},
-		{"character", MinSize, func(v *Volume) { v.Files[1].Path = "a:b" }, "does not allow"},
-		{"dot", MinSize, func(v *Volume) { v.Files[1].Path = "a." }, "ends with a dot"},
-		{"length", MinSize, func(v *Volume) { v.Files[1].Path = strings.Repeat("x", 256) }, "longer than 255"},
-		{"empty", MinSize, func(v *Volume) { v.Files[1].Path = "" }, "not the path of a file"},
-		{"directory", MinSize, func(v *Volume) { v.Files[1].Path = "x/" }, "not the path of a file"},
+		{"full", minSize32, func(v *Volume) { v.Files[0].Data = make([]byte, minSize32) }, "the files need"},
+		{"label", minSize32, func(v *Volume) { v.Label = "esp" }, "volume label"},
+		{"time", minSize32, func(v *Volume) { v.Time = time.Unix(0, 0) }, "1980 to 2107"},
+		{"twice", minSize32, func(v *Volume) { v.Files[1].Path = "efi/boot/bootx64.efi" }, "two entries"},
+		{"file and directory", minSize32, func(v *Volume) { v.Files[1].Path = "EFI/BOOT" }, "two entries"},
+		{"below a file", minSize32, func(v *Volume) { v.Files[1].Path = "EFI/BOOT/BOOTX64.EFI/x" }, "two entries"},
+		{"character", minSize32, func(v *Volume) { v.Files[1].Path = "a:b" }, "does not allow"},
+		{"dot", minSize32, func(v *Volume) { v.Files[1].Path = "a." }, "ends with a dot"},
+		{"length", minSize32, func(v *Volume) { v.Files[1].Path = strings.Repeat("x", 256) }, "longer than 255"},
+		{"empty", minSize32, func(v *Volume) { v.Files[1].Path = "" }, "not the path of a file"},
+		{"directory", minSize32, func(v *Volume) { v.Files[1].Path = "x/" }, "not the path of a file"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			v := volume()
@@ -183,23 +230,36 @@ type discard struct{}
 func (discard) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }
 
 func FuzzRead(f *testing.F) {
-	f.Add([]byte{}, []byte{})
+	f.Add(int64(minSize), []byte{}, []byte{}, []byte{})
 	v := Volume{Time: time.Unix(1700000000, 0), Files: []File{{Path: "EFI/BOOT/a long name.efi", Data: []byte("x")}}}
-	m := make(memory, 2<<20)
-	if err := v.Write(m, MinSize); err != nil {
-		f.Fatal(err)
+	volumes := map[int64]memory{}
+	for _, size := range []int64{minSize, 5 << 20, minSize32} {
+		m := make(memory, min(size, 2<<20))
+		if err := v.Write(m, size); err != nil {
+			f.Fatal(err)
+		}
+		g, err := geometryFor(size)
+		if err != nil {
+			f.Fatal(err)
+		}
+		table, dirs := g.reserved()*sectorSize, (g.before()+copies*int64(g.fatSectors))*sectorSize
+		f.Add(size, []byte(m[:90]), []byte(m[table:table+16]), []byte(m[dirs:dirs+4*sectorSize]))
+		volumes[size] = m
 	}
-	g, err := geometryFor(MinSize)
-	if err != nil {
-		f.Fatal(err)
-	}
-	data := g.sectorOf(rootCluster) * sectorSize
-	f.Add([]byte(m[:90]), []byte(m[data:data+4*sectorSize]))
-	f.Fuzz(func(t *testing.T, boot, dirs []byte) {
-		d := make([]byte, len(m))
+	f.Fuzz(func(t *testing.T, size int64, boot, table, dirs []byte) {
+		m := volumes[size]
+		if m == nil {
+			return
+		}
+		g, err := geometryFor(size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := make(memory, len(m))
 		copy(d, m)
 		copy(d, boot)
-		copy(d[data:], dirs)
+		copy(d[g.reserved()*sectorSize:], table)
+		copy(d[(g.before()+copies*int64(g.fatSectors))*sectorSize:], dirs)
 		_, _ = Read(bytes.NewReader(d))
 	})
 }
@@ -215,23 +275,41 @@ func TestReadVolume(t *testing.T) {
 		{Path: "EFI/BOOT/BOOTX64.EFI", Data: []byte("loader")}, {Path: "EFI/Linux/a long name_1+3.efi", Data: bytes.Repeat([]byte("kernel"), 1000)}, {Path: "loader/loader.conf", Data: []byte("x\n")},
 	}}
 	for _, label := range []string{"ESP", ""} {
-		v.Label = label
-		first, second := make(memory, MinSize), make(memory, MinSize)
-		if err := v.Write(first, MinSize); err != nil {
-			t.Fatal(err)
+		for _, size := range []int64{minSize, 5 << 20, minSize32} {
+			v.Label = label
+			first, second := make(memory, size), make(memory, size)
+			if err := v.Write(first, size); err != nil {
+				t.Fatal(err)
+			}
+			got, err := ReadVolume(bytes.NewReader(first))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.ID != v.ID || got.Label != v.Label || !got.Time.Equal(v.Time) {
+				t.Errorf("%x %q %s", got.ID, got.Label, got.Time)
+			}
+			if err := got.Write(second, size); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(first, second) {
+				t.Errorf("%d bytes: the volume is another one", size)
+			}
 		}
-		got, err := ReadVolume(bytes.NewReader(first))
+	}
+}
+
+// Volumes of other programs are read.
+func TestReadForeign(t *testing.T) {
+	for _, args := range [][]string{{"-F", "12"}, {"-F", "16", "-s", "2"}, {"-F", "32"}, nil} {
+		f := filepath.Join(t.TempDir(), "esp")
+		run(t, "mkfs.fat", append(args, "-n", "OTHER", "-i", "1234abcd", "-C", f, "5120")...)
+		r, err := os.Open(f)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.ID != v.ID || got.Label != v.Label || !got.Time.Equal(v.Time) {
-			t.Errorf("%x %q %s", got.ID, got.Label, got.Time)
-		}
-		if err := got.Write(second, MinSize); err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(first, second) {
-			t.Error("the volume is another one")
+		defer r.Close()
+		if v, err := ReadVolume(r); err != nil || v.ID != 0x1234abcd || v.Label != "OTHER" || len(v.Files) != 0 {
+			t.Errorf("%v: %+v, %v", args, v, err)
 		}
 	}
 }

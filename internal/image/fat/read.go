@@ -17,7 +17,7 @@ const (
 	maxEntries  = 4096
 )
 
-// Read returns the files of the FAT32 volume at r, at most 1 GiB of them, in
+// Read returns the files of the FAT volume at r, at most 1 GiB of them, in
 // the order of their directories. It is meant for EFI system partitions:
 // everything is read into memory.
 func Read(r io.ReaderAt) ([]File, error) {
@@ -36,19 +36,50 @@ func ReadVolume(r io.ReaderAt) (*Volume, error) {
 		return nil, fmt.Errorf("boot sector: %w", err)
 	}
 	le := binary.LittleEndian
-	reserved, fatSectors, root := le.Uint16(b[14:]), le.Uint32(b[36:]), le.Uint32(b[44:])
-	if b[510] != 0x55 || b[511] != 0xaa || string(b[82:87]) != "FAT32" || le.Uint16(b[11:]) != sectorSize ||
-		b[13] == 0 || b[13]&(b[13]-1) != 0 || b[16] != copies || reserved == 0 || fatSectors == 0 {
-		return nil, errors.New("not a FAT32 file system with 512-byte sectors")
+	reserved, fatSectors, rootEntries, sectors := le.Uint16(b[14:]), uint32(le.Uint16(b[22:])), le.Uint16(b[17:]), uint32(le.Uint16(b[19:]))
+	if sectors == 0 {
+		sectors = le.Uint32(b[32:])
 	}
-	rd := &reader{r: r, fat: int64(reserved) * sectorSize, cluster: int64(b[13]) * sectorSize, budget: maxFileRead, entries: maxEntries}
-	rd.data = rd.fat + copies*int64(fatSectors)*sectorSize
-	rd.clusters = min(uint32(int64(fatSectors)*sectorSize/4), maxClusters)
-	v := &Volume{ID: le.Uint32(b[67:])}
-	if label := strings.TrimRight(string(b[71:82]), " "); label != "NO NAME" {
+	about := 36
+	if fatSectors == 0 { // only FAT32 has the number elsewhere
+		fatSectors, about = le.Uint32(b[36:]), 64
+	}
+	if b[510] != 0x55 || b[511] != 0xaa || le.Uint16(b[11:]) != sectorSize ||
+		b[13] == 0 || b[13]&(b[13]-1) != 0 || b[16] != copies || reserved == 0 || fatSectors == 0 {
+		return nil, errors.New("not a FAT file system with 512-byte sectors")
+	}
+	rd := &reader{r: r, bits: 32, fat: int64(reserved) * sectorSize, cluster: int64(b[13]) * sectorSize, budget: maxFileRead, entries: maxEntries}
+	root := rd.fat + copies*int64(fatSectors)*sectorSize
+	rd.data = root
+	if about == 36 {
+		rd.data += (int64(rootEntries)*slotSize + sectorSize - 1) / sectorSize * sectorSize
+	}
+	clusters := (int64(sectors)*sectorSize - rd.data) / rd.cluster
+	switch {
+	case clusters < 1 || clusters > maxClusters || about == 36 && clusters >= minClusters32:
+		return nil, fmt.Errorf("a FAT file system of %d clusters", clusters)
+	case about == 36 && clusters < minClusters16:
+		rd.bits = 12
+	case about == 36:
+		rd.bits = 16
+	}
+	rd.clusters = uint32(clusters)
+	v := &Volume{ID: le.Uint32(b[about+3:])}
+	if label := strings.TrimRight(string(b[about+7:about+18]), " "); label != "NO NAME" {
 		v.Label = label
 	}
-	err := rd.directory(root, "", 0, &v.Files)
+	var top []byte
+	var err error
+	if rd.bits == 32 {
+		top, err = rd.chain(le.Uint32(b[44:]), -1)
+	} else {
+		top = make([]byte, int(rootEntries)*slotSize)
+		_, err = r.ReadAt(top, root)
+	}
+	if err != nil {
+		return v, fmt.Errorf("directory /: %w", err)
+	}
+	err = rd.directory(top, "", 0, &v.Files)
 	v.Time = rd.time
 	return v, err
 }
@@ -58,31 +89,46 @@ type reader struct {
 	fat, data int64 // offsets
 	cluster   int64 // bytes
 	clusters  uint32
+	bits      uint32
 	budget    int64
 	entries   int
 	time      time.Time // of the volume's label
 }
 
+// next is the cluster that follows one in its chain.
+func (r *reader) next(c uint32) (uint32, error) {
+	var b [4]byte
+	width := (r.bits + 7) / 8
+	if _, err := r.r.ReadAt(b[:width], r.fat+int64(c)*int64(r.bits)/8); err != nil {
+		return 0, fmt.Errorf("FAT entry %d: %w", c, err)
+	}
+	entry := binary.LittleEndian.Uint32(b[:])
+	if r.bits == 12 && c%2 == 1 {
+		entry >>= 4
+	}
+	return entry & (1<<min(r.bits, 28) - 1), nil
+}
+
 // chain reads the clusters of a file or directory; size < 0 is a directory.
 func (r *reader) chain(c uint32, size int64) ([]byte, error) {
 	var out []byte
-	for c < 0x0ffffff8 && (size < 0 || int64(len(out)) < size) {
-		if c < rootCluster || c >= r.clusters {
+	end := uint32(1<<min(r.bits, 28) - 8)
+	for c < end && (size < 0 || int64(len(out)) < size) {
+		if c < firstCluster || c-firstCluster >= r.clusters {
 			return nil, fmt.Errorf("cluster %d lies outside the volume", c)
 		}
 		if r.budget -= r.cluster; r.budget < 0 {
 			return nil, fmt.Errorf("more than %d bytes of files, or a loop", maxFileRead)
 		}
 		b := make([]byte, r.cluster)
-		if _, err := r.r.ReadAt(b, r.data+int64(c-rootCluster)*r.cluster); err != nil {
+		if _, err := r.r.ReadAt(b, r.data+int64(c-firstCluster)*r.cluster); err != nil {
 			return nil, fmt.Errorf("cluster %d: %w", c, err)
 		}
 		out = append(out, b...)
-		var next [4]byte
-		if _, err := r.r.ReadAt(next[:], r.fat+4*int64(c)); err != nil {
-			return nil, fmt.Errorf("FAT entry %d: %w", c, err)
+		var err error
+		if c, err = r.next(c); err != nil {
+			return nil, err
 		}
-		c = binary.LittleEndian.Uint32(next[:]) & 0x0fffffff
 	}
 	if size < 0 {
 		return out, nil
@@ -93,13 +139,9 @@ func (r *reader) chain(c uint32, size int64) ([]byte, error) {
 	return out[:size], nil
 }
 
-func (r *reader) directory(cluster uint32, at string, depth int, files *[]File) error {
+func (r *reader) directory(b []byte, at string, depth int, files *[]File) error {
 	if depth > maxDepth {
 		return fmt.Errorf("%s: more than %d directories deep", at, maxDepth)
-	}
-	b, err := r.chain(cluster, -1)
-	if err != nil {
-		return fmt.Errorf("directory /%s: %w", at, err)
 	}
 	var long []uint16
 	le := binary.LittleEndian
@@ -138,9 +180,16 @@ func (r *reader) directory(cluster uint32, at string, depth int, files *[]File) 
 			return fmt.Errorf("more than %d files", maxEntries)
 		}
 		full := at + name
-		first := uint32(le.Uint16(e[20:]))<<16 | uint32(le.Uint16(e[26:]))
+		first := uint32(le.Uint16(e[26:]))
+		if r.bits == 32 {
+			first |= uint32(le.Uint16(e[20:])) << 16
+		}
 		if e[11]&attrDirectory != 0 {
-			if err := r.directory(first, full+"/", depth+1, files); err != nil {
+			b, err := r.chain(first, -1)
+			if err != nil {
+				return fmt.Errorf("directory /%s/: %w", full, err)
+			}
+			if err := r.directory(b, full+"/", depth+1, files); err != nil {
 				return err
 			}
 			continue

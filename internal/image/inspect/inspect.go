@@ -56,7 +56,7 @@ type Partition struct {
 	Size       int64    `json:"size"`
 	Attributes string   `json:"attributes"` // all 64 bits in hexadecimal
 	ReadOnly   bool     `json:"readOnly"`
-	// Content is fat32, erofs, squashfs, ext4, xfs, verity, "blank" where the
+	// Content is fat12, fat16, fat32, erofs, squashfs, ext4, xfs, verity, "blank" where the
 	// first 64 KiB are zero, or "unknown".
 	Content string `json:"content"`
 }
@@ -196,7 +196,7 @@ func contentOf(s *io.SectionReader) (string, error) {
 		name, magic string
 		at          int
 	}{
-		{"fat32", "FAT32   ", 82}, {"erofs", "\xe2\xe1\xf5\xe0", 1024}, {"squashfs", "hsqs", 0},
+		{"fat32", "FAT32   ", 82}, {"fat16", "FAT16   ", 54}, {"fat12", "FAT12   ", 54}, {"erofs", "\xe2\xe1\xf5\xe0", 1024}, {"squashfs", "hsqs", 0},
 		{"ext4", "\x53\xef", 1080}, {"xfs", "XFSB", 0}, {"verity", "verity\x00\x00", 0},
 	} {
 		if len(head) > m.at && bytes.HasPrefix(head[m.at:], []byte(m.magic)) {

@@ -97,11 +97,11 @@ func TestPlans(t *testing.T) {
 		return layout.Partition{Label: label, Type: kind, SizeMiB: size, Content: content}
 	}
 	for name, l := range map[string]layout.Layout{
-		"bottlerocket": {Plan: layout.Bottlerocket, OSSizeGiB: 3, ESPSizeMiB: 40},
-		"one bank":     {Plan: layout.Bottlerocket, Slots: 1, ESPSizeMiB: 40},
+		"bottlerocket": {Plan: layout.Bottlerocket},
+		"one bank":     {Plan: layout.Bottlerocket, Slots: 1},
 		"custom": {Plan: layout.Custom, DiskSizeGiB: 1, Partitions: []layout.Partition{
 			part("tree", "linux-generic", 1, "hash"), part("sys", "linux-generic", 8, "root"), part("efi", "esp", 40, "esp"),
-			{Label: "opt", Type: "srv", SizeMiB: 40, Filesystem: "fat32"}, {Label: "var", Type: "var", Grow: true}}},
+			{Label: "opt", Type: "srv", SizeMiB: 40, Filesystem: "fat"}, {Label: "var", Type: "var", Grow: true}}},
 	} {
 		in, err := imagetest.Inputs(t.TempDir(), "0.1.0")
 		if err != nil {

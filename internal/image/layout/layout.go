@@ -8,7 +8,6 @@ import (
 	"unicode/utf16"
 
 	"slipway/internal/image/ext4"
-	"slipway/internal/image/fat"
 	"slipway/internal/image/gpt"
 	"slipway/internal/image/verity"
 )
@@ -51,7 +50,7 @@ type Layout struct {
 	DataDisk        string      `toml:"data-disk" enum:"unified,split" default:"unified" doc:"Whether the data partition lies on the disk of the system or, split, on a disk of its own, in the file <image>-data.img."`
 	RootFilesystem  string      `toml:"root-filesystem" enum:"erofs,ext4" default:"erofs" doc:"File system of the root: erofs, which is compressed, or ext4. The kernel must have it built in."`
 	RootCompression string      `toml:"root-compression" enum:"lz4hc,zstd" default-doc:"lz4hc with erofs" doc:"Compression of an erofs root. zstd is smaller; it takes erofs-utils 1.8 in the SDK and Linux 6.10 with CONFIG_EROFS_FS_ZIP_ZSTD."`
-	ESPSizeMiB      int         `toml:"esp-size-mib" min:"1" max:"1048576" default-doc:"128; with the plan bottlerocket 5, or 10 with one slot" doc:"Size of the EFI system partition in MiB, at least 34. With the plan bottlerocket, what it takes beyond the default is taken from the reserved partition."`
+	ESPSizeMiB      int         `toml:"esp-size-mib" min:"1" max:"1048576" default-doc:"128; with the plan bottlerocket 5, or 10 with one slot" doc:"Size of the EFI system partition in MiB: it holds the boot loader and a unified kernel image, two of them with two slots. With the plan bottlerocket, what it takes beyond the default is taken from the reserved partition, so that with os-size-gib = 2 it can have 29, or 59 with one slot."`
 	RootSizeMiB     int         `toml:"root-size-mib" min:"1" max:"1048576" default-doc:"512" doc:"Plan slipway: size of each root partition in MiB."`
 	HashSizeMiB     int         `toml:"hash-size-mib" min:"1" max:"1048576" default-doc:"16" doc:"Plan slipway: size of each dm-verity hash partition in MiB."`
 	PrivateSizeMiB  int         `toml:"private-size-mib" min:"1" max:"67108864" default-doc:"32" doc:"Plan slipway: size of the private partition in MiB, at least 8: an ext4 file system that is made with the disk, for what the system keeps of itself, apart from data that grows."`
@@ -72,7 +71,7 @@ type Partition struct {
 	Grow       bool   `toml:"grow" default:"false" doc:"Whether the partition takes all that disk-size-gib leaves; only the last one can."`
 	StartKiB   int    `toml:"start-kib" min:"1" max:"68719476736" default-doc:"right behind the partition before" doc:"Where the partition begins, in KiB: a multiple of 1024."`
 	Content    string `toml:"content" enum:"esp,root,hash,data" default-doc:"nothing" doc:"What the build writes: the EFI system partition's files, the root file system, its hash tree. The content data only marks the partition that data-disk = split moves."`
-	Filesystem string `toml:"filesystem" enum:"fat32,erofs,ext4" default-doc:"that of the content" doc:"File system: esp is always fat32, root has root-filesystem; a partition without content can get an empty fat32 or ext4. Any other, and that of data, is for the system to make at first boot."`
+	Filesystem string `toml:"filesystem" enum:"fat,erofs,ext4" default-doc:"that of the content" doc:"File system: esp is always fat, which is FAT12, FAT16 or, from 34 MiB on, FAT32; root has root-filesystem; a partition without content can get an empty fat or ext4. Any other, and that of data, is for the system to make at first boot."`
 }
 
 // Content is what a partition is filled with.
@@ -85,7 +84,7 @@ const (
 	Root      Content = "root"
 	Hash      Content = "hash"
 	Data      Content = "data"
-	EmptyFAT  Content = "fat32"
+	EmptyFAT  Content = "fat"
 	EmptyExt4 Content = "ext4"
 )
 
@@ -171,6 +170,7 @@ func (l Layout) WithDefaults() Layout {
 // Updates says whether the disk has a slot for an update beside the one that is
 // filled.
 func (l Layout) Updates() bool {
+	l = l.WithDefaults()
 	if l.Plan != Custom {
 		return l.Slots == 2
 	}
@@ -369,11 +369,11 @@ func (p *planner) custom() {
 		}
 		a.Role = "partition " + name
 		switch fs := part.Filesystem; {
-		case fs == "", fs == "fat32" && a.Content == ESP, fs == p.RootFilesystem && a.Content == Root:
+		case fs == "", fs == string(EmptyFAT) && a.Content == ESP, fs == p.RootFilesystem && a.Content == Root:
 		case a.Content == Blank && (fs == string(EmptyFAT) || fs == string(EmptyExt4)):
 			a.Content = Content(fs)
 		default:
-			p.find(key+".filesystem", fmt.Sprintf("esp is fat32, root has root-filesystem, which is %s, hash and data have none", p.RootFilesystem), "partition %q cannot have the file system %s", part.Label, fs)
+			p.find(key+".filesystem", fmt.Sprintf("esp is fat, root has root-filesystem, which is %s, hash and data have none", p.RootFilesystem), "partition %q cannot have the file system %s", part.Label, fs)
 		}
 		if a.Content == ESP && kind != gpt.TypeESP {
 			p.find(key+".type", `write "esp"`, "partition %q has the content esp, but the type %s: firmware would not find it", part.Label, gpt.TypeName(kind))
@@ -491,13 +491,6 @@ func (p *planner) contents() {
 			}
 			if !ok {
 				found[a.Content] = a
-			}
-			if (a.Content == ESP || a.Content == EmptyFAT) && a.SizeMiB > 0 && a.SizeMiB*mib < fat.MinSize {
-				hint := fmt.Sprintf("raise %s to at least %d", a.Key, fat.MinSize/mib)
-				if most := int64(15*p.OSSizeGiB*(3-p.Slots)) - 1; p.Plan == Bottlerocket && most < fat.MinSize/mib {
-					hint += ", and image-layout.os-size-gib to at least 3"
-				}
-				p.find(strings.TrimPrefix(a.Key, table), hint, "partition %q has %d MiB, a FAT32 file system has at least %d", a.Label, a.SizeMiB, fat.MinSize/mib)
 			}
 			if a.Content == Data && p.DataFilesystem == XFS && a.SizeMiB > 0 && a.SizeMiB < minXFS {
 				p.find(strings.TrimPrefix(a.Key, table), fmt.Sprintf("raise %s to at least %d", a.Key, minXFS),

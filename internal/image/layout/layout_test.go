@@ -25,7 +25,6 @@ func lines(disks []Disk) []string {
 // Sizes and offsets are those that Bottlerocket's partyplanner computes.
 func TestBottlerocket(t *testing.T) {
 	t.Parallel()
-	const espSmall = "a FAT32 file system has at least 34"
 	for _, tt := range []struct {
 		name     string
 		layout   Layout
@@ -34,16 +33,16 @@ func TestBottlerocket(t *testing.T) {
 	}{
 		{"split", Layout{DataDisk: Split},
 			`disk 0: 2048|BIOS-BOOT@1+4|EFI-SYSTEM@5+5 esp|BOTTLEROCKET-BOOT-A@10+40|BOTTLEROCKET-ROOT-A@50+920 root|BOTTLEROCKET-HASH-A@970+10 hash|BOTTLEROCKET-RESERVED-A@980+25|` +
-				`EFI-BACKUP@1005+5|BOTTLEROCKET-BOOT-B@1010+40|BOTTLEROCKET-ROOT-B@1050+920|BOTTLEROCKET-HASH-B@1970+10|BOTTLEROCKET-RESERVED-B@1980+25|BOTTLEROCKET-PRIVATE@2005+41 ext4|@2046+1|disk 1: 1024|@1+1022 data`,
-			[]string{espSmall}},
+				`EFI-BACKUP@1005+5|BOTTLEROCKET-BOOT-B@1010+40|BOTTLEROCKET-ROOT-B@1050+920|BOTTLEROCKET-HASH-B@1970+10|BOTTLEROCKET-RESERVED-B@1980+25|BOTTLEROCKET-PRIVATE@2005+41 ext4|@2046+1|disk 1: 1024|@1+1022 data`, nil},
 		{"unified", Layout{OSSizeGiB: 4},
 			`disk 0: 5120|BIOS-BOOT@1+4|EFI-SYSTEM@5+5 esp|BOTTLEROCKET-BOOT-A@10+80|BOTTLEROCKET-ROOT-A@90+1840 root|BOTTLEROCKET-HASH-A@1930+20 hash|BOTTLEROCKET-RESERVED-A@1950+55|` +
-				`EFI-BACKUP@2005+5|BOTTLEROCKET-BOOT-B@2010+80|BOTTLEROCKET-ROOT-B@2090+1840|BOTTLEROCKET-HASH-B@3930+20|BOTTLEROCKET-RESERVED-B@3950+55|BOTTLEROCKET-PRIVATE@4005+89 ext4|@4094+1024 data`,
-			[]string{espSmall}},
+				`EFI-BACKUP@2005+5|BOTTLEROCKET-BOOT-B@2010+80|BOTTLEROCKET-ROOT-B@2090+1840|BOTTLEROCKET-HASH-B@3930+20|BOTTLEROCKET-RESERVED-B@3950+55|BOTTLEROCKET-PRIVATE@4005+89 ext4|@4094+1024 data`, nil},
 		{"one bank", Layout{Slots: 1, DataDisk: Split},
 			`disk 0: 2048|BIOS-BOOT@1+4|EFI-SYSTEM@5+10 esp|BOTTLEROCKET-BOOT-A@15+80|BOTTLEROCKET-ROOT-A@95+1840 root|BOTTLEROCKET-HASH-A@1935+20 hash|BOTTLEROCKET-RESERVED-A@1955+50|` +
-				`BOTTLEROCKET-PRIVATE@2005+41 ext4|@2046+1|disk 1: 1024|@1+1022 data`,
-			[]string{espSmall}},
+				`BOTTLEROCKET-PRIVATE@2005+41 ext4|@2046+1|disk 1: 1024|@1+1022 data`, nil},
+		{"room for two kernels", Layout{ESPSizeMiB: 29},
+			`disk 0: 3072|BIOS-BOOT@1+4|EFI-SYSTEM@5+29 esp|BOTTLEROCKET-BOOT-A@34+40|BOTTLEROCKET-ROOT-A@74+920 root|BOTTLEROCKET-HASH-A@994+10 hash|BOTTLEROCKET-RESERVED-A@1004+1|` +
+				`EFI-BACKUP@1005+29|BOTTLEROCKET-BOOT-B@1034+40|BOTTLEROCKET-ROOT-B@1074+920|BOTTLEROCKET-HASH-B@1994+10|BOTTLEROCKET-RESERVED-B@2004+1|BOTTLEROCKET-PRIVATE@2005+41 ext4|@2046+1024 data`, nil},
 		{"with room for a unified kernel image", Layout{Slots: 1, ESPSizeMiB: 59, DataSizeGiB: 3},
 			`disk 0: 5120|BIOS-BOOT@1+4|EFI-SYSTEM@5+59 esp|BOTTLEROCKET-BOOT-A@64+80|BOTTLEROCKET-ROOT-A@144+1840 root|BOTTLEROCKET-HASH-A@1984+20 hash|BOTTLEROCKET-RESERVED-A@2004+1|` +
 				`BOTTLEROCKET-PRIVATE@2005+41 ext4|@2046+3072 data`, nil},
@@ -101,8 +100,8 @@ func TestPlans(t *testing.T) {
 		{"slots", Layout{Slots: 3}, "", []string{"image-layout.slots is 3, want 1 or 2"}},
 		{"custom", Layout{Plan: Custom, DiskSizeGiB: 1, Partitions: []Partition{esp, root, hash,
 			{Label: "_empty", Type: "root", SizeMiB: 256}, {Label: "_empty", Type: "hash", SizeMiB: 3},
-			{Label: "opt", Type: "linux-generic", StartKiB: 600 * 1024, SizeMiB: 40, Filesystem: "fat32"}, {Label: "var", Type: "var", Grow: true, Content: "data"}}},
-			"disk 0: 1024|esp@1+64 esp|sys-1.0.0@65+256 root|tree@321+3 hash|_empty@324+256|_empty@580+3|opt@600+40 fat32|var@640+383 data", nil},
+			{Label: "opt", Type: "linux-generic", StartKiB: 600 * 1024, SizeMiB: 40, Filesystem: "fat"}, {Label: "var", Type: "var", Grow: true, Content: "data"}}},
+			"disk 0: 1024|esp@1+64 esp|sys-1.0.0@65+256 root|tree@321+3 hash|_empty@324+256|_empty@580+3|opt@600+40 fat|var@640+383 data", nil},
 		{"custom split", Layout{Plan: Custom, DataDisk: Split, Partitions: []Partition{{Label: "d", Type: "var", SizeMiB: 7, Content: "data"}, hash, root, esp}},
 			"disk 0: 325|tree@1+3 hash|sys-1.0.0@4+256 root|esp@260+64 esp|disk 1: 9|d@1+7 data", nil},
 		{"grow without disk", Layout{Plan: Custom, Partitions: []Partition{esp, root, hash, {Label: "var", Type: "var", SizeMiB: 5, Grow: true}}},
@@ -113,14 +112,14 @@ func TestPlans(t *testing.T) {
 			{Label: "a", Type: "var", SizeMiB: 8, Filesystem: "ext4"}, {Label: "b", Type: "var", SizeMiB: 9, Filesystem: "ext4"}}},
 			"disk 0: 342|esp@1+64 esp|r@65+256 root|tree@321+3 hash|a@324+8 ext4|b@332+9 ext4", nil},
 		{"other root", Layout{Plan: Custom, RootFilesystem: Ext4, RootCompression: Zstd, Partitions: []Partition{esp, root, hash}}, "disk 0: 325|esp@1+64 esp|sys-1.0.0@65+256 root|tree@321+3 hash",
-			[]string{`"image-layout.root-compression" does not go with the root file system ext4: it is for erofs`, `partition "sys-{version}" cannot have the file system erofs (esp is fat32, root has root-filesystem, which is ext4, hash and data have none)`}},
+			[]string{`"image-layout.root-compression" does not go with the root file system ext4: it is for erofs`, `partition "sys-{version}" cannot have the file system erofs (esp is fat, root has root-filesystem, which is ext4, hash and data have none)`}},
 		{"xfs", Layout{Slots: 1, DataFilesystem: XFS}, "disk 0: 990|esp@1+128 esp|root_1.0.0@129+512 root|hash_1.0.0@641+16 hash|private@657+32 ext4|data@689+300 data", nil},
 		{"small xfs", Layout{Slots: 1, DataFilesystem: XFS, DataSizeMiB: 299, DataDisk: Split}, "disk 0: 690|esp@1+128 esp|root_1.0.0@129+512 root|hash_1.0.0@641+16 hash|private@657+32 ext4|disk 1: 301|data@1+299 data",
 			[]string{`partition "data" has 299 MiB, an XFS file system has at least 300 (raise image-layout.data-size-mib to at least 300)`}},
 		{"small private", Layout{Slots: 1, PrivateSizeMiB: 7, DataDisk: Split}, "disk 0: 665|esp@1+128 esp|root_1.0.0@129+512 root|hash_1.0.0@641+16 hash|private@657+7 ext4|disk 1: 258|data@1+256 data",
 			[]string{`partition "private" has 7 MiB, an ext4 file system has at least 8 (raise image-layout.private-size-mib to at least 8)`}},
-		{"small FAT", Layout{Plan: Custom, Partitions: []Partition{esp, root, hash, {Label: "f", Type: "var", SizeMiB: 8, Filesystem: "fat32"}}},
-			"disk 0: 333|esp@1+64 esp|sys-1.0.0@65+256 root|tree@321+3 hash|f@324+8 fat32", []string{`partition "f" has 8 MiB, a FAT32 file system has at least 34 (raise image-layout.partitions[3].size-mib to at least 34)`}},
+		{"small FAT", Layout{Plan: Custom, Partitions: []Partition{{Label: "esp", Type: "esp", SizeMiB: 5, Content: "esp", Filesystem: "fat"}, root, hash, {Label: "f", Type: "var", SizeMiB: 1, Filesystem: "fat"}}},
+			"disk 0: 267|esp@1+5 esp|sys-1.0.0@6+256 root|tree@262+3 hash|f@265+1 fat", nil},
 	} {
 		disks, findings := tt.layout.Disks("x86_64", "1.0.0")
 		if d := cmp.Diff(tt.want, strings.Join(lines(disks), "|")); d != "" {
