@@ -35,12 +35,6 @@ var types = map[string]GUID{
 	"bottlerocket-data":       mustParse("626f7474-6c65-6474-6861-726d61726b73"),
 }
 
-// Partition types of Bottlerocket for a root file system and its hash tree.
-var (
-	TypeBottlerocketRoot = mustParse("5526016a-1a97-4ea4-b39a-b7c8c6ca4502")
-	TypeBottlerocketHash = mustParse("598f10af-c955-4456-6a99-7720068a6cea")
-)
-
 // TypeName is the name of a partition type, or its GUID where it has none.
 func TypeName(t GUID) string {
 	for name, guid := range types {

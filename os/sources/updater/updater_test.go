@@ -135,6 +135,35 @@ func TestUpdateAndBack(t *testing.T) {
 	}
 }
 
+// Slots of Bottlerocket's layout are found by their types, and keep their names.
+func TestBottlerocket(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, one)
+	table, _, err := gpt.Read(w.disk, w.disk.Size())
+	ok(t, err)
+	names := []string{"esp", "BOTTLEROCKET-ROOT-A", "BOTTLEROCKET-HASH-A", "BOTTLEROCKET-ROOT-B", "BOTTLEROCKET-HASH-B", "data"}
+	for i, kind := range []gpt.GUID{gpt.TypeBottlerocketRoot, gpt.TypeBottlerocketHash, gpt.TypeBottlerocketRoot, gpt.TypeBottlerocketHash} {
+		table.Entries[1+i].Type, table.Entries[1+i].Name = kind, names[1+i]
+	}
+	ok(t, table.Write(w.disk))
+	for _, next := range []built{two, three} {
+		w.repo.add(t, next, "1.0.0")
+		w.repo.publish(t)
+		ok(t, w.prepare(t.Context(), false))
+		ok(t, w.activate())
+		equal(t, "boots", w.bootable(t)[0], next.version)
+		w.boots(next, "1.0.0")
+		ok(t, w.markGood())
+	}
+	table, _, err = gpt.Read(w.disk, w.disk.Size())
+	ok(t, err)
+	var got []string
+	for _, e := range table.Entries {
+		got = append(got, e.Name)
+	}
+	equal(t, "names", got, names)
+}
+
 // TestPowerCut cuts the power ahead of every single change.
 func TestPowerCut(t *testing.T) {
 	t.Parallel()

@@ -25,9 +25,9 @@ func Slots(t *gpt.Table, running verity.RootHash) (active, other Slot, err error
 	var roots, hashes []int
 	for i, e := range t.Entries {
 		switch e.Type {
-		case gpt.TypeRootX86_64, gpt.TypeRootARM64:
+		case gpt.TypeRootX86_64, gpt.TypeRootARM64, gpt.TypeBottlerocketRoot:
 			roots = append(roots, i)
-		case gpt.TypeRootVerityX86_64, gpt.TypeRootVerityARM64:
+		case gpt.TypeRootVerityX86_64, gpt.TypeRootVerityARM64, gpt.TypeBottlerocketHash:
 			hashes = append(hashes, i)
 		}
 	}
@@ -54,14 +54,21 @@ func (s Slot) Holds(t *gpt.Table, h verity.RootHash) bool {
 
 // Fill marks the slot as that of a root hash, for the version.
 func (s Slot) Fill(t *gpt.Table, h verity.RootHash, version string) {
-	r, v := &t.Entries[s.Root], &t.Entries[s.Hash]
-	r.GUID, v.GUID = PartitionGUIDs(h)
-	r.Name, v.Name = labelRoot+version, labelHash+version
+	root, hash := PartitionGUIDs(h)
+	s.mark(t, root, hash, labelRoot+version, labelHash+version)
 }
 
 // Clear marks the slot as one that holds nothing, with new GUIDs.
 func (s Slot) Clear(t *gpt.Table, root, hash gpt.GUID) {
+	s.mark(t, root, hash, labelEmpty, labelEmpty)
+}
+
+// mark names the partitions anew, but for those of Bottlerocket's layout, which
+// keep their names.
+func (s Slot) mark(t *gpt.Table, root, hash gpt.GUID, rootName, hashName string) {
 	r, v := &t.Entries[s.Root], &t.Entries[s.Hash]
 	r.GUID, v.GUID = root, hash
-	r.Name, v.Name = labelEmpty, labelEmpty
+	if r.Type != gpt.TypeBottlerocketRoot {
+		r.Name, v.Name = rootName, hashName
+	}
 }

@@ -10,8 +10,9 @@ import (
 // On disk the first three fields are little endian (UEFI 2.10, appendix A).
 type GUID [16]byte
 
-// Partition types of the UEFI specification and of the Discoverable
-// Partitions Specification (UAPI.2).
+// Partition types of the UEFI specification, of the Discoverable Partitions
+// Specification (UAPI.2), and of Bottlerocket for a root file system and its hash
+// tree.
 var (
 	TypeESP              = mustParse("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
 	TypeRootX86_64       = mustParse("4f68bce3-e8cd-4db1-96e7-fbcaf984b709")
@@ -19,6 +20,8 @@ var (
 	TypeRootARM64        = mustParse("b921b045-1df0-41c3-af44-4c6f280d3fae")
 	TypeRootVerityARM64  = mustParse("df3300ce-d69f-4c92-978c-9bfb0f38d820")
 	TypeVar              = mustParse("4d21b016-b534-45c2-a9fb-5c16e091fd2d")
+	TypeBottlerocketRoot = mustParse("5526016a-1a97-4ea4-b39a-b7c8c6ca4502")
+	TypeBottlerocketHash = mustParse("598f10af-c955-4456-6a99-7720068a6cea")
 )
 
 // ParseGUID reads the text form, five groups of 8-4-4-4-12 hexadecimal
