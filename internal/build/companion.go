@@ -44,6 +44,12 @@ func shownFrom(disk plan.Inputs, v *workspace.Variant) plan.Inputs {
 	return disk
 }
 
+// DataDisk is where the disk lies that the data has for itself, beside the raw disk
+// of the system.
+func DataDisk(system string) string {
+	return strings.TrimSuffix(system, format.Raw.Extension()) + endData + format.Raw.Extension()
+}
+
 func allRegular(paths []string) bool {
 	for _, p := range paths {
 		if st, err := os.Stat(p); err != nil || !st.Mode().IsRegular() {

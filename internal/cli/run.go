@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"slipway/internal/build"
 	"slipway/internal/image/qemu"
 )
 
@@ -34,8 +35,9 @@ func runCommand(g *global) *cobra.Command {
 		Short: "Boot an image in QEMU",
 		Long: `Run builds a variant (the default variant without a name) and boots its image in
 QEMU under UEFI firmware, with the serial console on the terminal; Ctrl-A X ends
-the machine. What the machine writes to its disk is lost at its end, unless
---persist is given.
+the machine. A disk of its own for the data, <image>-data.img, is attached as the
+second one. What the machine writes to its disks is lost at its end, unless --persist
+is given.
 
 With --exec a command is run in the machine, in the root shell that a development
 variant has on its second console; its output and its exit status become those of
@@ -65,10 +67,10 @@ slipway, and the machine is ended.`,
 	flags.StringVar(&f.console, "console-log", "", "with --exec, write the serial console to this file")
 	flags.IntVar(&f.machine.MemoryMiB, "memory", 2048, "memory in MiB")
 	flags.IntVar(&f.machine.CPUs, "cpus", 2, "processors")
-	flags.IntVar(&f.machine.GrowToGiB, "disk-size", 4, "size of the disk in GiB; 0 leaves it as it was built")
+	flags.IntVar(&f.machine.GrowToGiB, "disk-size", 4, "least size of the disks that the machine can write to, in GiB; 0 leaves them as they were built")
 	flags.StringArrayVar(&f.drives, "drive", nil, "FILE[=SERIAL]: a further disk, raw and read-only, /dev/disk/by-id/virtio-SERIAL in the machine")
 	flags.StringVar(&f.machine.Accel, "accel", "auto", "auto, kvm or tcg (emulation)")
-	flags.BoolVar(&f.persist, "persist", false, "keep what the machine writes to its disk")
+	flags.BoolVar(&f.persist, "persist", false, "keep what the machine writes to its disks")
 	return cmd
 }
 
@@ -100,10 +102,7 @@ func (f *runFlags) run(cmd *cobra.Command, path string) error {
 		}
 		m.Firmware.Vars = f.secureBoot
 	}
-	for _, d := range f.drives {
-		file, serial, _ := strings.Cut(d, "=")
-		m.Drives = append(m.Drives, qemu.Drive{Path: file, Serial: serial})
-	}
+	m.Drives = f.further(path)
 	if f.exec == "" {
 		m.Stdin, m.Stdout, m.Stderr = cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()
 		return qemu.Run(cmd.Context(), m)
@@ -136,6 +135,20 @@ func (f *runFlags) run(cmd *cobra.Command, path string) error {
 		return ExitStatus(status)
 	}
 	return nil
+}
+
+// further are the disks beside that of the system: that of the data, where it has
+// one for itself, and those of --drive.
+func (f *runFlags) further(image string) (drives []qemu.Drive) {
+	data := build.DataDisk(image)
+	if _, err := os.Stat(data); err == nil {
+		drives = append(drives, qemu.Drive{Path: data, Writable: true})
+	}
+	for _, d := range f.drives {
+		file, serial, _ := strings.Cut(d, "=")
+		drives = append(drives, qemu.Drive{Path: file, Serial: serial})
+	}
+	return drives
 }
 
 // end shuts a machine down whose disk is kept, and ends any other at once.

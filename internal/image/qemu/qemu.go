@@ -25,8 +25,8 @@ type Machine struct {
 	// Snapshot keeps what the guest writes in a temporary file, which is
 	// gone with the machine.
 	Snapshot bool
-	// GrowToGiB makes the disk larger before the guest starts; 0 leaves it.
-	// Without Snapshot, the image itself grows.
+	// GrowToGiB makes the disk, and drives that are writable, at least this large
+	// before the guest starts. Without Snapshot, the image itself grows.
 	GrowToGiB int
 	Drives    []Drive // further disks, /dev/vdb and so on
 
@@ -57,10 +57,12 @@ type Machine struct {
 	Extra []string // further arguments for QEMU
 }
 
-// Drive is a further disk, raw and read-only.
+// Drive is a further disk, raw.
 type Drive struct {
 	Path   string
 	Serial string // the guest has it as /dev/disk/by-id/virtio-<serial>; may be ""
+	// Writable lets the guest write to it, as to the disk it boots from.
+	Writable bool
 }
 
 // VM is a machine that was started. Wait or Kill must be called.
@@ -200,16 +202,33 @@ func (m Machine) check() error {
 		if m.Disk == "" {
 			return errors.New("there is no disk to grow")
 		}
-		st, err := os.Stat(m.Disk)
-		if err != nil {
-			return err
-		}
-		if m.Format == "" && int64(m.GrowToGiB)<<30 < st.Size() {
-			return fmt.Errorf("%s has %d MiB already, more than the %d GiB to grow to", m.Disk, st.Size()>>20, m.GrowToGiB)
-		}
 	}
 	return nil
 }
+
+// small are the QEMU names of the disks that are to grow: of other formats than raw
+// the size is not known here.
+func (m Machine) small() (names []string, err error) {
+	add := func(name, path string) {
+		st, statErr := os.Stat(path)
+		if err = errors.Join(err, statErr); err == nil && st.Size() < int64(m.GrowToGiB)<<30 {
+			names = append(names, name)
+		}
+	}
+	if m.Format == "" {
+		add("disk", m.Disk)
+	} else {
+		names = []string{"disk"}
+	}
+	for i, d := range m.Drives {
+		if d.Writable {
+			add(driveName(i), d.Path)
+		}
+	}
+	return names, err
+}
+
+func driveName(i int) string { return fmt.Sprintf("drive%d", i) }
 
 func (m Machine) args(accel, vars string) []string {
 	machine := "q35"
@@ -246,24 +265,33 @@ func (m Machine) args(accel, vars string) []string {
 		}
 	}
 	if m.Disk != "" {
-		d := "if=none,id=disk,format=" + cmp.Or(m.Format, "raw") + ",discard=unmap,file=" + escape(m.Disk)
-		if m.Snapshot {
-			d += ",snapshot=on"
-		}
-		a = append(a, "-drive", d, "-device", "virtio-blk-pci,drive=disk,bootindex=0")
+		a = append(a, "-drive", m.writable("disk", cmp.Or(m.Format, "raw"), m.Disk), "-device", "virtio-blk-pci,drive=disk,bootindex=0")
 	}
 	for i, drive := range m.Drives {
-		id := fmt.Sprintf("drive%d", i)
+		id := driveName(i)
 		device := "virtio-blk-pci,drive=" + id
 		if drive.Serial != "" {
 			device += ",serial=" + drive.Serial
 		}
-		a = append(a, "-drive", "if=none,id="+id+",format=raw,readonly=on,file="+escape(drive.Path), "-device", device)
+		option := "if=none,id=" + id + ",format=raw,readonly=on,file=" + escape(drive.Path)
+		if drive.Writable {
+			option = m.writable(id, "raw", drive.Path)
+		}
+		a = append(a, "-drive", option, "-device", device)
 	}
 	if m.State != "" {
 		a = append(a, "-incoming", "exec:cat <"+quote(m.State))
 	}
 	return append(a, m.Extra...)
+}
+
+// writable is the argument for a disk that the guest writes to.
+func (m Machine) writable(id, format, path string) string {
+	option := "if=none,id=" + id + ",format=" + format + ",discard=unmap,file=" + escape(path)
+	if m.Snapshot {
+		option += ",snapshot=on"
+	}
+	return option
 }
 
 // escape doubles commas, which end an option in QEMU's arguments.
@@ -282,9 +310,15 @@ func (vm *VM) begin(ctx context.Context, m Machine) (err error) {
 		}
 	}
 	if m.GrowToGiB > 0 {
-		// With a snapshot only the temporary overlay grows.
-		if err := vm.monitor.execute("block_resize", map[string]any{"device": "disk", "size": int64(m.GrowToGiB) << 30}); err != nil {
+		names, err := m.small()
+		if err != nil {
 			return err
+		}
+		for _, name := range names {
+			// With a snapshot only the temporary overlay grows.
+			if err := vm.monitor.execute("block_resize", map[string]any{"device": name, "size": int64(m.GrowToGiB) << 30}); err != nil {
+				return err
+			}
 		}
 	}
 	return vm.monitor.execute("cont", nil)

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func installed(t *testing.T) {
@@ -71,13 +73,14 @@ func TestFindFirmware(t *testing.T) {
 }
 
 func TestArgs(t *testing.T) {
-	m := Machine{Disk: "/a,b.img", Snapshot: true, Drives: []Drive{{Path: "/c.img", Serial: "oci"}}, CPUs: 2, NoReboot: true, State: "/s t",
+	m := Machine{Disk: "/a,b.img", Snapshot: true, Drives: []Drive{{Path: "/c.img", Serial: "oci"}, {Path: "/data.img", Writable: true}}, CPUs: 2, NoReboot: true, State: "/s t",
 		Firmware: Firmware{Code: "/code", Vars: "/vars"}, Extra: []string{"-vga", "std"}}
 	got := m.args("tcg", "/tmp/vars")
 	for _, want := range [][]string{
 		{"-m", "1024"}, {"-smp", "2"}, {"-no-reboot"}, {"-vga", "std"},
 		{"-drive", "if=none,id=disk,format=raw,discard=unmap,file=/a,,b.img,snapshot=on"},
 		{"-drive", "if=none,id=drive0,format=raw,readonly=on,file=/c.img", "-device", "virtio-blk-pci,drive=drive0,serial=oci"},
+		{"-drive", "if=none,id=drive1,format=raw,discard=unmap,file=/data.img,snapshot=on", "-device", "virtio-blk-pci,drive=drive1"},
 		{"-drive", "if=pflash,format=raw,file=/tmp/vars"},
 		{"-incoming", "exec:cat <'/s t'"},
 	} {
@@ -121,7 +124,7 @@ func TestMachineErrors(t *testing.T) {
 		{"no disk", Machine{Firmware: fw, Disk: disk + "x"}, "no such file"},
 		{"no drive", Machine{Firmware: fw, Disk: disk, Drives: []Drive{{Path: disk + "y"}}}, "no such file"},
 		{"serial", Machine{Firmware: fw, Disk: disk, Drives: []Drive{{Path: disk, Serial: "a,b"}}}, "serial number"},
-		{"shrink", Machine{Firmware: fw, Disk: disk, GrowToGiB: 1}, "2048 MiB already"},
+		{"nothing to grow", Machine{Kernel: disk, GrowToGiB: 1}, "no disk to grow"},
 		{"accel", Machine{Kernel: disk, Accel: "xen"}, "want auto, kvm or tcg"},
 		{"argument", Machine{Kernel: disk, Accel: "tcg", Extra: []string{"-no-such-option"}}, "no-such-option"},
 	} {
@@ -131,6 +134,33 @@ func TestMachineErrors(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// Disks that are large enough, or only read, do not grow.
+func TestSmall(t *testing.T) {
+	t.Parallel()
+	sized := func(gib int64) string {
+		path := filepath.Join(t.TempDir(), "disk")
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, gib<<30)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	two, four := sized(2), sized(4)
+	for _, tt := range []struct {
+		m    Machine
+		want []string
+	}{
+		{Machine{Disk: two, Drives: []Drive{{Path: two}, {Path: two, Writable: true}}}, []string{"disk", "drive1"}},
+		{Machine{Disk: four, Drives: []Drive{{Path: two, Writable: true}, {Path: four, Writable: true}}}, []string{"drive0"}},
+		{Machine{Disk: four, Format: "qcow2"}, []string{"disk"}},
+	} {
+		tt.m.GrowToGiB = 3
+		got, err := tt.m.small()
+		if d := cmp.Diff(tt.want, got); d != "" || err != nil {
+			t.Error(d, err)
+		}
 	}
 }
 
