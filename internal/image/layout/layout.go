@@ -174,13 +174,23 @@ func (l Layout) Updates() bool {
 	if l.Plan != Custom {
 		return l.Slots == 2
 	}
-	roots := 0
+	roots, hashes := l.pairs()
+	return roots == 2 && hashes == 2
+}
+
+// pairs counts the root and hash partitions of the plan custom by their types.
+func (l Layout) pairs() (roots, hashes int) {
 	for _, p := range l.Partitions {
-		if t, err := gpt.ParseType(p.Type, "x86_64"); err == nil && gpt.IsRoot(t) {
+		t, err := gpt.ParseType(p.Type, "x86_64")
+		switch {
+		case err != nil:
+		case gpt.IsRoot(t):
 			roots++
+		case gpt.IsHash(t):
+			hashes++
 		}
 	}
-	return roots > 1
+	return roots, hashes
 }
 
 // planner collects the areas of disks and what is wrong with them.
@@ -351,6 +361,9 @@ func (p *planner) custom() {
 	p.disks = []Disk{{SizeMiB: int64(p.DiskSizeGiB) * 1024}}
 	if len(p.Partitions) == 0 {
 		p.find("plan", "write [[image-layout.partitions]] tables with label, type and size-mib", "the plan custom has no partitions")
+	}
+	if roots, hashes := p.pairs(); max(roots, hashes) > 1 && (roots != 2 || hashes != 2) {
+		p.find("partitions", "give two of each, or one without updates in place", "there are %d partitions of the type root and %d of the type hash: an update in place takes two of each", roots, hashes)
 	}
 	roles := map[string]int{}
 	for i, part := range p.Partitions {

@@ -118,6 +118,12 @@ func TestPlans(t *testing.T) {
 			[]string{`partition "data" has 299 MiB, an XFS file system has at least 300 (raise image-layout.data-size-mib to at least 300)`}},
 		{"small private", Layout{Slots: 1, PrivateSizeMiB: 7, DataDisk: Split}, "disk 0: 665|esp@1+128 esp|root_1.0.0@129+512 root|hash_1.0.0@641+16 hash|private@657+7 ext4|disk 1: 258|data@1+256 data",
 			[]string{`partition "private" has 7 MiB, an ext4 file system has at least 8 (raise image-layout.private-size-mib to at least 8)`}},
+		{"one hash for two roots", Layout{Plan: Custom, Partitions: []Partition{esp, root, hash, {Label: "_empty", Type: "root", SizeMiB: 256}}},
+			"disk 0: 581|esp@1+64 esp|sys-1.0.0@65+256 root|tree@321+3 hash|_empty@324+256",
+			[]string{"there are 2 partitions of the type root and 1 of the type hash: an update in place takes two of each (give two of each, or one without updates in place)"}},
+		{"three slots", Layout{Plan: Custom, Partitions: []Partition{esp, root, hash, {Label: "_empty", Type: "root", SizeMiB: 1}, {Label: "_empty", Type: "hash", SizeMiB: 1}, {Label: "_empty", Type: "root", SizeMiB: 1}, {Label: "_empty", Type: "hash", SizeMiB: 1}}},
+			"disk 0: 329|esp@1+64 esp|sys-1.0.0@65+256 root|tree@321+3 hash|_empty@324+1|_empty@325+1|_empty@326+1|_empty@327+1",
+			[]string{"there are 3 partitions of the type root and 3 of the type hash"}},
 		{"small FAT", Layout{Plan: Custom, Partitions: []Partition{{Label: "esp", Type: "esp", SizeMiB: 5, Content: "esp", Filesystem: "fat"}, root, hash, {Label: "f", Type: "var", SizeMiB: 1, Filesystem: "fat"}}},
 			"disk 0: 267|esp@1+5 esp|sys-1.0.0@6+256 root|tree@262+3 hash|f@265+1 fat", nil},
 	} {
@@ -132,8 +138,9 @@ func TestPlans(t *testing.T) {
 func TestUpdates(t *testing.T) {
 	t.Parallel()
 	custom := Layout{Plan: Custom, Partitions: []Partition{{Type: "root"}, {Type: "hash"}}}
-	two := Layout{Plan: Custom, Partitions: append([]Partition{{Type: gpt.TypeRootARM64.String()}}, custom.Partitions...)}
-	for want, l := range map[bool][]Layout{true: {Layout{}.WithDefaults(), {Plan: Bottlerocket, Slots: 2}, two}, false: {{Plan: Slipway, Slots: 1}, custom}} {
+	uneven := Layout{Plan: Custom, Partitions: append([]Partition{{Type: gpt.TypeRootARM64.String()}}, custom.Partitions...)}
+	two := Layout{Plan: Custom, Partitions: append([]Partition{{Type: gpt.TypeRootVerityARM64.String()}}, uneven.Partitions...)}
+	for want, l := range map[bool][]Layout{true: {{}, {Plan: Bottlerocket, Slots: 2}, two}, false: {{Plan: Slipway, Slots: 1}, custom, uneven}} {
 		for _, l := range l {
 			if l.Updates() != want {
 				t.Errorf("%+v: %v", l, !want)
