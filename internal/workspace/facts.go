@@ -6,6 +6,9 @@ import (
 	"strings"
 )
 
+// inPlaceUpdates is the image feature that follows from the layout.
+const inPlaceUpdates = "in-place-updates"
+
 var variantVersion = regexp.MustCompile(`^[0-9][0-9.]*$`)
 
 // VariantFacts are the parts of a variant's name, whose grammar is
@@ -37,8 +40,8 @@ func (v *Variant) NameFacts() VariantFacts {
 // Facts are the capabilities, without vendor prefix, by which packages can tell
 // the variant: variant(x), variant-platform(x), variant-runtime(x),
 // variant-family(x), variant-flavor(x), data-filesystem(x), and image-feature(x)
-// or image-feature(no-x) for every feature that any variant of the workspace
-// names.
+// or image-feature(no-x) for in-place-updates, which says whether the disk has a
+// slot for updates, and every feature that any variant of the workspace names.
 func (w *Workspace) Facts(v *Variant) []string {
 	f := v.NameFacts()
 	facts := []string{
@@ -49,7 +52,7 @@ func (w *Workspace) Facts(v *Variant) []string {
 		"variant-flavor(" + f.Flavor + ")",
 		"data-filesystem(" + v.ImageLayout.WithDefaults().DataFilesystem + ")",
 	}
-	var features []string
+	features := []string{inPlaceUpdates}
 	for _, other := range w.Variants {
 		for name := range other.ImageFeatures {
 			features = append(features, name)
@@ -57,7 +60,11 @@ func (w *Workspace) Facts(v *Variant) []string {
 	}
 	slices.Sort(features)
 	for _, name := range slices.Compact(features) {
-		if !v.ImageFeatures[name] {
+		on := v.ImageFeatures[name]
+		if name == inPlaceUpdates {
+			on = v.ImageLayout.Updates()
+		}
+		if !on {
 			name = "no-" + name
 		}
 		facts = append(facts, "image-feature("+name+")")

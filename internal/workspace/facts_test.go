@@ -21,12 +21,16 @@ func TestNameFacts(t *testing.T) {
 }
 
 func TestFacts(t *testing.T) {
-	v := &Variant{Name: "aws-k8s-1.30", ImageFeatures: map[string]bool{"in-place-updates": true, "fips": false}}
+	v := &Variant{Name: "aws-k8s-1.30", ImageFeatures: map[string]bool{"fips": false}}
 	w := &Workspace{Variants: []*Variant{v, {Name: "qemu-dev", ImageFeatures: map[string]bool{"xfs-data": true}}}}
 	want := []string{
 		"variant(aws-k8s-1.30)", "variant-platform(aws)", "variant-runtime(k8s)", "variant-family(aws-k8s)", "variant-flavor(none)", "data-filesystem(ext4)",
 		"image-feature(no-fips)", "image-feature(in-place-updates)", "image-feature(no-xfs-data)",
 	}
+	if diff := cmp.Diff(want, w.Facts(v)); diff != "" {
+		t.Error(diff)
+	}
+	v.ImageLayout.Slots, want[7] = 1, "image-feature(no-in-place-updates)"
 	if diff := cmp.Diff(want, w.Facts(v)); diff != "" {
 		t.Error(diff)
 	}

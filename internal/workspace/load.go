@@ -320,6 +320,14 @@ func (l *loader) layout(v *Variant, found Errors) {
 		l.add(v.Position(at), f.Key, f.Msg, f.Hint)
 	}
 	v.ImageLayout = v.ImageLayout.WithDefaults()
+	key := "image-features." + inPlaceUpdates
+	if on, given := v.ImageFeatures[inPlaceUpdates]; given && on != v.ImageLayout.Updates() {
+		slots := "one slot"
+		if !on {
+			slots = "two slots"
+		}
+		l.add(v.Position(key), key, fmt.Sprintf("%q is %t, but the layout of the disk has %s", key, on, slots), "remove it: it follows image-layout")
+	}
 }
 
 func (l *loader) sdk() {

@@ -154,7 +154,7 @@ kernel-parameters = ["site=north", "debug"]
 slots = 1
 root-size-mib = 0x400
 [image-features]
-in-place-updates = true
+fips = true
 -- variants/plain/variant.toml --
 included-packages = ["release"]
 -- sdk/sdk.toml --
@@ -212,7 +212,7 @@ func TestLoad(t *testing.T) {
 			BootAddons: []workspace.BootAddon{{Name: "north", KernelParameters: []string{"site=north", "debug"},
 				Pos: workspace.Position{File: "variants/dev/variant.toml", Line: 4, Column: 3}}},
 			SupportedArches: []string{"x86_64"}, ImageFormats: []string{"raw"}, ImageLayout: small,
-			ImageFeatures: map[string]bool{"in-place-updates": true},
+			ImageFeatures: map[string]bool{"fips": true},
 		}, {
 			Name: "plain", Dir: filepath.Join(root, "variants/plain"), Manifest: filepath.Join(root, "variants/plain/variant.toml"),
 			IncludedPackages: []string{"release"}, SupportedArches: []string{"x86_64", "aarch64"}, ImageFormats: []string{"raw"}, ImageLayout: layout,

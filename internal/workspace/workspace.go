@@ -134,7 +134,7 @@ type Variant struct {
 	SupportedArches  []string        `toml:"supported-arches" enum:"x86_64,aarch64" default:"x86_64,aarch64" doc:"Architectures for which the variant can be built."`
 	ImageFormats     []string        `toml:"image-formats" enum:"raw,raw.zst,raw.lz4,qcow2,vmdk,ova,vhd,vhd-dynamic" default:"raw" doc:"Formats in which the disk image is written. The raw image is always made, the others lie beside it."`
 	ImageLayout      ImageLayout     `toml:"image-layout" doc:"Partitions and sizes of the disk."`
-	ImageFeatures    map[string]bool `toml:"image-features" keys:"feature" doc:"Features by name, on or off. Packages see them as image-feature(x) and image-feature(no-x)."`
+	ImageFeatures    map[string]bool `toml:"image-features" keys:"feature" doc:"Features by name, on or off. Packages see them as image-feature(x) and image-feature(no-x). The feature in-place-updates need not be named: it is on where image-layout has two slots, else off, and nothing else is allowed."`
 
 	positions
 }
