@@ -34,7 +34,7 @@ const (
 
 // companionVersion stands in the stamp: raise it when companions are made in
 // another way from the same disk.
-const companionVersion = "1"
+const companionVersion = "2"
 
 // shownFrom is what a variant's disk and what lies beside it are made from.
 func shownFrom(disk plan.Inputs, v *workspace.Variant) plan.Inputs {
@@ -60,7 +60,7 @@ func allRegular(paths []string) bool {
 }
 
 // formatted are the files of a disk in other formats than raw, by the path of
-// the raw disk without its ending. An OVA is only made of the system's disk.
+// the raw disk without its ending. An OVA is one file for both disks.
 func formatted(v *workspace.Variant, stem string, data bool) map[format.Kind]string {
 	files := map[format.Kind]string{}
 	for _, name := range v.ImageFormats {
@@ -79,7 +79,7 @@ func (b *Builder) companions(v *workspace.Variant) []string {
 		files = append(files, path)
 	}
 	if v.ImageLayout.DataDisk == layout.Split {
-		files = append(files, stem+endData+format.Raw.Extension())
+		files = append(files, DataDisk(b.ImagePath(v)))
 		for _, path := range formatted(v, stem+endData, true) {
 			files = append(files, path)
 		}
@@ -128,13 +128,17 @@ func (b *Builder) writeCompanions(ctx context.Context, v *workspace.Variant, dis
 		Name: strings.TrimSuffix(b.ImageName(v), "-"+b.ws.Config.Version), Version: b.ws.Config.Version,
 		Time: made, Seed: u.Disk.String(),
 	}
-	for k, path := range formatted(v, stem, false) {
-		if err := format.Convert(ctx, k, d, path, o); err != nil {
-			return err
-		}
-	}
 	if v.ImageLayout.DataDisk == layout.Split {
 		if err := b.dataDisk(ctx, v, u, stem+endData, o); err != nil {
+			return err
+		}
+		if o.Data, err = format.OpenRaw(DataDisk(disk)); err != nil {
+			return err
+		}
+		defer o.Data.Close()
+	}
+	for k, path := range formatted(v, stem, false) {
+		if err := format.Convert(ctx, k, d, path, o); err != nil {
 			return err
 		}
 	}

@@ -72,6 +72,9 @@ func TestCompanions(t *testing.T) {
 		}
 		d.Close()
 	}
+	if ova, err := os.ReadFile(stem + ".ova"); err != nil || !bytes.Contains(ova, []byte("testos-dev-x86_64-0.1.0-data.vmdk")) {
+		t.Errorf("the OVA lacks the disk of the data: %v", err)
+	}
 	d, err := format.Open(t.Context(), stem+"-data.qcow2")
 	if err != nil {
 		t.Fatal(err)

@@ -32,7 +32,7 @@ const (
 	QCOW2 Kind = "qcow2"
 	// VMDK is VMware's streamOptimized format: compressed, for import only.
 	VMDK Kind = "vmdk"
-	// OVA is a tar archive of an OVF descriptor, a manifest and a VMDK
+	// OVA is a tar archive of an OVF descriptor, a manifest and VMDKs
 	// (DMTF DSP0243).
 	OVA Kind = "ova"
 	// VHD is a fixed VHD, the only kind that Azure takes: the disk, a
@@ -134,6 +134,9 @@ type Options struct {
 	// Controller and Network are the devices of an OVA's machine.
 	Controller Controller
 	Network    Network
+	// Data is the second disk of an OVA's machine, which the data has for itself;
+	// nil where it has none.
+	Data *Disk
 }
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)

@@ -330,6 +330,80 @@ func TestOVA(t *testing.T) {
 	run(t, "xmllint", "--noout", "--nonet", ovf)
 }
 
+// The disk of the data comes second in an OVA, and the manifest covers it.
+func TestOVAWithData(t *testing.T) {
+	t.Parallel()
+	src, dst := sample(t, sampleSize), filepath.Join(t.TempDir(), "disk.ova")
+	o := options
+	var err error
+	if o.Data, err = OpenRaw(sample(t, 2*mib)); err != nil {
+		t.Fatal(err)
+	}
+	defer o.Data.Close()
+	if err := Write(t.Context(), OVA, src, dst, o); err != nil {
+		t.Fatal(err)
+	}
+	archive := read(t, dst)
+	files, r := map[string][]byte{}, tar.NewReader(bytes.NewReader(archive))
+	var names []string
+	for h, err := r.Next(); err == nil; h, err = r.Next() {
+		names = append(names, h.Name)
+		if files[h.Name], err = io.ReadAll(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := cmp.Diff([]string{"dinghy-0.1.0.ovf", "dinghy-0.1.0.mf", "dinghy-0.1.0.vmdk", "dinghy-0.1.0-data.vmdk"}, names); d != "" {
+		t.Fatal(d)
+	}
+	var envelope struct {
+		Files []struct {
+			ID   string `xml:"id,attr"`
+			Href string `xml:"href,attr"`
+			Size int    `xml:"size,attr"`
+		} `xml:"References>File"`
+		Disks []struct {
+			ID       string `xml:"diskId,attr"`
+			File     string `xml:"fileRef,attr"`
+			Capacity int64  `xml:"capacity,attr"`
+		} `xml:"DiskSection>Disk"`
+		Items []struct {
+			Type    int    `xml:"ResourceType"`
+			ID      int    `xml:"InstanceID"`
+			Address int    `xml:"AddressOnParent"`
+			Host    string `xml:"HostResource"`
+		} `xml:"VirtualSystem>VirtualHardwareSection>Item"`
+	}
+	if err := xml.Unmarshal(files[names[0]], &envelope); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("{[{file1 %s %d} {file2 %s %d}] [{disk1 file1 %d} {disk2 file2 %d}] [{3 1 0 } {4 2 0 } {20 3 0 } {17 4 0 ovf:/disk/disk1} {17 6 1 ovf:/disk/disk2} {10 5 7 }]}",
+		names[2], len(files[names[2]]), names[3], len(files[names[3]]), sampleSize, 2*mib)
+	if d := cmp.Diff(want, fmt.Sprint(envelope)); d != "" {
+		t.Error(d)
+	}
+	d, err := Open(t.Context(), dst)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(io.NewSectionReader(d, 0, d.Size())); err != nil || !bytes.Equal(got, read(t, src)) {
+		t.Errorf("the disk of the system is another: %v", err)
+	}
+	if err := errors.Join(d.Check(t.Context()), d.Close()); err != nil {
+		t.Error(err)
+	}
+	archive[bytes.Index(archive, files[names[3]])+60<<10] ^= 1 // in the padding
+	if err := os.WriteFile(dst, archive, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if d, err = Open(t.Context(), dst); err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := d.Check(t.Context()); err == nil || !strings.Contains(err.Error(), `"dinghy-0.1.0-data.vmdk" has SHA-256 digest`) {
+		t.Errorf("the changed disk of the data is not found: %v", err)
+	}
+}
+
 // A changed disk in an OVA is found.
 func TestOVACheck(t *testing.T) {
 	t.Parallel()

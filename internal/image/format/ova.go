@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	_ "embed"
@@ -49,56 +50,79 @@ var descriptorText string
 
 var descriptor = template.Must(template.New("ovf").Parse(descriptorText))
 
+// ovaDisk is a disk in an OVA: the part of the descriptor that is about it, and the
+// content of its file.
+type ovaDisk struct {
+	N              int // counted from 1
+	File           string
+	Size, Capacity int64
+	Address, Item  int // on the controller, and the number of the item
+
+	content *os.File
+}
+
 // writeOVA makes the archive in the order that DSP0243 1.1, section 5.3, wants:
-// descriptor, manifest, then the files in the order of the references. The
-// disk comes last but is written first, to a file beside the archive, as the
-// other two hold its size and digest.
+// descriptor, manifest, then the files in the order of the references. The disks,
+// that of the system first, come last but are written first, to files beside the
+// archive, as the other two hold their sizes and digests.
 func writeOVA(ctx context.Context, w *os.File, src *Disk, o Options) (err error) {
-	disk, err := os.CreateTemp(filepath.Dir(w.Name()), ".vmdk-*")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, disk.Close()) }()
-	if err := os.Remove(disk.Name()); err != nil {
-		return err
-	}
-	if err := writeVMDK(ctx, disk, src, o); err != nil {
-		return err
-	}
-	size, err := disk.Seek(0, io.SeekEnd)
-	if err != nil {
-		return err
-	}
 	stem := o.stem()
+	disks := []*ovaDisk{{N: 1, File: stem + ".vmdk", Capacity: src.size, Item: 4}}
+	sources := []*Disk{src}
+	if o.Data != nil {
+		disks = append(disks, &ovaDisk{N: 2, File: stem + "-data.vmdk", Capacity: o.Data.size, Address: 1, Item: 6})
+		sources = append(sources, o.Data)
+	}
+	for i, d := range disks {
+		if d.content, err = os.CreateTemp(filepath.Dir(w.Name()), ".vmdk-*"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, d.content.Close()) }()
+		if err := os.Remove(d.content.Name()); err != nil {
+			return err
+		}
+		of := o
+		if i > 0 {
+			of.Seed += "-data"
+		}
+		if err := writeVMDK(ctx, d.content, sources[i], of); err != nil {
+			return err
+		}
+		if d.Size, err = d.content.Seek(0, io.SeekEnd); err != nil {
+			return err
+		}
+	}
 	var ovf bytes.Buffer
 	if err := descriptor.Execute(&ovf, map[string]any{
-		"Options": o, "File": stem + ".vmdk", "FileSize": size, "Capacity": src.size,
+		"Options": o, "Disks": disks,
 		"Controller": controllers[o.Controller], "Network": networks[o.Network], "Hardware": hardwareVersion,
 	}); err != nil {
 		return err
 	}
-	digest, err := digestOf(ctx, io.NewSectionReader(disk, 0, size))
-	if err != nil {
-		return err
+	manifest := fmt.Sprintf("SHA256(%s.ovf)= %x\n", stem, sha256.Sum256(ovf.Bytes()))
+	for _, d := range disks {
+		digest, err := digestOf(ctx, io.NewSectionReader(d.content, 0, d.Size))
+		if err != nil {
+			return err
+		}
+		manifest += fmt.Sprintf("SHA256(%s)= %s\n", d.File, digest)
 	}
-	manifest := fmt.Sprintf("SHA256(%s.ovf)= %x\nSHA256(%s.vmdk)= %s\n", stem, sha256.Sum256(ovf.Bytes()), stem, digest)
 
 	buffered := bufio.NewWriterSize(w, mib)
 	out := tar.NewWriter(buffered)
-	for _, f := range []struct {
-		extension string
-		size      int64
-		r         io.Reader
-	}{
-		{".ovf", int64(ovf.Len()), &ovf},
-		{".mf", int64(len(manifest)), strings.NewReader(manifest)},
-		{".vmdk", size, io.NewSectionReader(disk, 0, size)},
-	} {
-		h := &tar.Header{Name: stem + f.extension, Mode: 0o644, Size: f.size, ModTime: o.Time, Format: tar.FormatUSTAR}
+	add := func(name string, size int64, r io.Reader) error {
+		h := &tar.Header{Name: name, Mode: 0o644, Size: size, ModTime: o.Time, Format: tar.FormatUSTAR}
 		if err := out.WriteHeader(h); err != nil {
 			return err
 		}
-		if _, err := io.Copy(out, ctxReader{ctx, f.r}); err != nil {
+		_, err := io.Copy(out, ctxReader{ctx, r})
+		return err
+	}
+	if err := errors.Join(add(stem+".ovf", int64(ovf.Len()), &ovf), add(stem+".mf", int64(len(manifest)), strings.NewReader(manifest))); err != nil {
+		return err
+	}
+	for _, d := range disks {
+		if err := add(d.File, d.Size, io.NewSectionReader(d.content, 0, d.Size)); err != nil {
 			return err
 		}
 	}
@@ -125,11 +149,12 @@ func digestOf(ctx context.Context, r io.Reader) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// openOVA returns the part of the archive that is its disk, and a check of all
-// digests in its manifest.
-func openOVA(f io.ReaderAt, fileSize int64) (disk *io.SectionReader, check func(context.Context) error, err error) {
+// openOVA returns the part of the archive that is its first disk, which is that of
+// the system, and a check of all digests in its manifest.
+func openOVA(f io.ReaderAt, fileSize int64) (system *io.SectionReader, check func(context.Context) error, err error) {
 	files := map[string]*io.SectionReader{}
-	var disks, manifests []string
+	var disk string
+	var manifests []string
 	section := io.NewSectionReader(f, 0, fileSize)
 	for r := tar.NewReader(section); ; {
 		h, err := r.Next()
@@ -157,15 +182,15 @@ func openOVA(f io.ReaderAt, fileSize int64) (disk *io.SectionReader, check func(
 		files[h.Name] = io.NewSectionReader(f, at, h.Size)
 		switch strings.ToLower(path.Ext(h.Name)) {
 		case ".vmdk":
-			disks = append(disks, h.Name)
+			disk = cmp.Or(disk, h.Name)
 		case ".mf":
 			manifests = append(manifests, h.Name)
 		}
 	}
-	if len(disks) != 1 {
-		return nil, nil, fmt.Errorf("it holds %d files *.vmdk, want one", len(disks))
+	if disk == "" {
+		return nil, nil, errors.New("it holds no file *.vmdk")
 	}
-	return files[disks[0]], func(ctx context.Context) error {
+	return files[disk], func(ctx context.Context) error {
 		if len(manifests) != 1 {
 			return fmt.Errorf("it holds %d manifests *.mf, want one", len(manifests))
 		}
