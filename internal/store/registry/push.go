@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -23,7 +24,9 @@ type OpenFunc func(digest string) (io.ReadCloser, error)
 
 // Push gives the registry a result: the blobs that it lacks, the signature, and
 // last the manifest, so that whoever finds a result finds all of it. A result that
-// is there already costs one request, and another where it is to be signed.
+// is there already costs one request, and another where it is to be signed. What
+// another machine made for the key is left as it is, unless this one's result is
+// better: whole, or signed.
 //
 // Errors: ErrReadOnly, ErrDown, ErrCorrupt where the manifest is none of a result,
 // and those of open.
@@ -52,9 +55,15 @@ func (r *Registry) pushManifest(ctx context.Context, tag, claim string, raw []by
 			remote.WithRetryPredicate(transient), remote.WithRetryBackoff(remote.Backoff{Duration: pause, Factor: 2, Steps: attempts}),
 		}
 		d := digest.FromBytes(raw)
-		there, err := r.has(ctx, client, tag, d)
-		if err != nil {
+		old, err := r.manifest(ctx, tag)
+		if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrCorrupt) {
 			return err
+		}
+		there := digest.FromBytes(old) == d
+		if !there && old != nil && claim == "" {
+			if good, err := r.good(ctx, client, tag, old); good || err != nil {
+				return err
+			}
 		}
 		if !there {
 			group, groupCtx := errgroup.WithContext(ctx)
@@ -80,17 +89,38 @@ func (r *Registry) pushManifest(ctx context.Context, tag, claim string, raw []by
 	}())
 }
 
-// has reports whether a tag is a manifest of that digest.
-func (r *Registry) has(ctx context.Context, client *http.Client, tag string, d digest.Digest) (bool, error) {
-	limited, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
-	defer cancel()
-	resp, err := r.do(limited, client, http.MethodHead, "manifests/"+tag,
-		http.Header{"Accept": {ocispec.MediaTypeImageManifest}}, http.StatusOK, http.StatusNotFound)
-	if err != nil {
-		return false, err
+// good reports whether a manifest that others pushed answers its key: it is that of
+// a result of the key, its blobs are there, and, where this machine signs, it is
+// signed by a key that is known here. Who cannot sign has nothing better to give.
+func (r *Registry) good(ctx context.Context, client *http.Client, key string, raw []byte) (bool, error) {
+	m, err := parseResult(raw)
+	if err != nil || m.Config.Digest.Encoded() != key {
+		return false, nil
 	}
-	resp.Body.Close()
-	return resp.StatusCode == http.StatusOK && resp.Header.Get("Docker-Content-Digest") == d.String(), nil
+	if r.cfg.SignKey != nil {
+		own, err := r.cfg.SignKey.Public()
+		if err != nil {
+			return false, &localError{err}
+		}
+		err = r.verifyAny(ctx, digest.FromBytes(raw), "", append(slices.Clone(r.cfg.PublicKeys), own))
+		if errors.Is(err, ErrUnsigned) || errors.Is(err, ErrBadSignature) || errors.Is(err, ErrCorrupt) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	for _, b := range blobsOf(m) {
+		resp, err := r.do(ctx, client, http.MethodHead, "blobs/"+b.Digest.String(), nil, http.StatusOK, http.StatusNotFound)
+		if err != nil {
+			return false, err
+		}
+		resp.Body.Close()
+		if resp.StatusCode == http.StatusNotFound {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // upload gives the registry a blob, if it lacks it.

@@ -11,6 +11,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -306,18 +307,39 @@ func TestPushCost(t *testing.T) {
 		return s.requests()
 	}
 	push()
-	if diff := cmp.Diff([]string{"HEAD manifests/" + res.key}, push()); diff != "" {
+	if diff := cmp.Diff([]string{"GET manifests/" + res.key}, push()); diff != "" {
 		t.Errorf("pushed again: %s", diff)
 	}
-	// a result with blobs that are there already uploads none of them
-	res.m.Annotations["more"] = "facts"
-	res.manifest = encode(t, res.m)
-	want := []string{"HEAD manifests/" + res.key, "PUT manifests/" + res.key}
+	// a result of which the files are there already uploads none of them
+	res = newResult(t, "packages/b", "one", "two")
+	config := "blobs/" + res.m.Config.Digest.String()
+	want := []string{"GET manifests/" + res.key, "PUT manifests/" + res.key}
 	for _, d := range blobsOf(&res.m) {
 		want = append(want, "HEAD blobs/"+d.Digest.String())
 	}
-	if diff := cmp.Diff(want, push(), cmpopts.SortSlices(strings.Compare)); diff != "" {
+	got := slices.DeleteFunc(push(), func(r string) bool { return strings.Contains(r, "blobs/uploads/") })
+	if diff := cmp.Diff(want, got, cmpopts.SortSlices(strings.Compare)); diff != "" {
 		t.Errorf("known blobs: %s", diff)
+	}
+	// another's result that lost a blob is replaced
+	lost := true
+	s.before = func(w http.ResponseWriter, req *http.Request) bool {
+		gone := lost && req.Method == http.MethodHead && strings.HasSuffix(req.URL.Path, config)
+		if gone {
+			w.WriteHeader(http.StatusNotFound)
+		}
+		return gone
+	}
+	res.m.Annotations["more"] = "facts"
+	res.manifest = encode(t, res.m)
+	if got := push(); !slices.Contains(got, "PUT manifests/"+res.key) {
+		t.Errorf("a result that is not whole was left: %q", got)
+	}
+	lost = false
+	res.m.Annotations["more"] = "other facts"
+	res.manifest = encode(t, res.m)
+	if got := push(); slices.Contains(got, "PUT manifests/"+res.key) {
+		t.Errorf("a result that is whole was replaced: %q", got)
 	}
 }
 

@@ -88,7 +88,7 @@ func (r *Registry) verify(ctx context.Context, d digest.Digest, target, key, tag
 	if len(r.cfg.PublicKeys) == 0 {
 		return nil
 	}
-	err := r.verifyAny(ctx, d, tag)
+	err := r.verifyAny(ctx, d, tag, r.cfg.PublicKeys)
 	if !errors.Is(err, ErrUnsigned) && !errors.Is(err, ErrBadSignature) {
 		return err
 	}
@@ -99,7 +99,7 @@ func (r *Registry) verify(ctx context.Context, d digest.Digest, target, key, tag
 	return e
 }
 
-func (r *Registry) verifyAny(ctx context.Context, d digest.Digest, tag string) error {
+func (r *Registry) verifyAny(ctx context.Context, d digest.Digest, tag string, allowed []*PublicKey) error {
 	layers, err := r.signatures(ctx, d)
 	if err != nil {
 		return err
@@ -121,7 +121,7 @@ func (r *Registry) verifyAny(ctx context.Context, d digest.Digest, tag string) e
 				return err
 			}
 		}
-		if err := r.verifyOne(raw, l.Annotations[signatureAnnotation], d, tag); err != nil {
+		if err := verifyOne(raw, l.Annotations[signatureAnnotation], d, tag, allowed); err != nil {
 			why = append(why, err)
 			continue
 		}
@@ -131,12 +131,12 @@ func (r *Registry) verifyAny(ctx context.Context, d digest.Digest, tag string) e
 }
 
 // verifyOne checks the signature first: what is not signed is not looked at.
-func (r *Registry) verifyOne(raw []byte, encoded string, d digest.Digest, tag string) error {
+func verifyOne(raw []byte, encoded string, d digest.Digest, tag string, allowed []*PublicKey) error {
 	signature, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil {
 		return fmt.Errorf("its signature: %w", err)
 	}
-	if !slices.ContainsFunc(r.cfg.PublicKeys, func(k *PublicKey) bool { return k.verify(raw, signature) }) {
+	if !slices.ContainsFunc(allowed, func(k *PublicKey) bool { return k.verify(raw, signature) }) {
 		return errors.New("its signature is by another key, or of something else")
 	}
 	var p payload

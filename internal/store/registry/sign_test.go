@@ -20,6 +20,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -27,6 +28,8 @@ import (
 
 	"slipway/internal/sign/pkcs11"
 	"slipway/internal/sign/pkcs11/pkcs11test"
+	"slipway/internal/store"
+	"slipway/internal/store/registry/registrytest"
 )
 
 // pair is a private key and its public key, as files.
@@ -360,7 +363,7 @@ func TestSignAgain(t *testing.T) {
 	push(&k.ecdsa)
 	tag := sigTag(digest.FromBytes(res.manifest))
 	for _, p := range []pair{k.ed25519, k.ecdsa} {
-		if diff := cmp.Diff([]string{"HEAD manifests/" + res.key, "GET manifests/" + tag}, push(&p)); diff != "" {
+		if diff := cmp.Diff([]string{"GET manifests/" + res.key, "GET manifests/" + tag}, push(&p)); diff != "" {
 			t.Errorf("signed again: %s", diff)
 		}
 		r, _ := open(t, s.host(), func(c *Config) { c.PublicKeys = p.public(t) })
@@ -371,6 +374,71 @@ func TestSignAgain(t *testing.T) {
 		if diff := cmp.Diff([]string{"GET manifests/" + res.key, "GET manifests/" + tag}, s.requests()); diff != "" {
 			t.Error(diff)
 		}
+	}
+}
+
+// What another machine made for a key stays, unless a machine that signs finds no
+// signature that it knows, or the result is not whole.
+func TestPushAnother(t *testing.T) {
+	t.Parallel()
+	host := registrytest.Start(t).Host
+	k := newKeys(t)
+	none := func(*Config) {}
+	signs := func(p pair) func(*Config) {
+		return func(c *Config) { c.SignKey, c.PublicKeys = p.private(t), p.public(t) }
+	}
+	knows := func(c *Config) { c.PublicKeys = k.ed25519.public(t) }
+	for _, tc := range []struct {
+		name          string
+		first, second func(*Config)
+		wrong         bool // the tag leads to the result of another key
+		replaced      bool
+	}{
+		{name: "unsigned by unsigned", first: none, second: none},
+		{name: "signed by unsigned", first: signs(k.ed25519), second: none},
+		{name: "signed by one that knows the key", first: signs(k.ed25519), second: knows},
+		{name: "unsigned by one that knows the key", first: none, second: knows},
+		{name: "signed by one that signs", first: signs(k.ed25519), second: func(c *Config) { c.SignKey, c.PublicKeys = k.ecdsa.private(t), k.ed25519.public(t) }},
+		{name: "signed by the same key", first: signs(k.ed25519), second: func(c *Config) { c.SignKey = k.ed25519.private(t) }},
+		{name: "unsigned by one that signs", first: none, second: signs(k.ed25519), replaced: true},
+		{name: "signed by a stranger", first: signs(k.stranger), second: signs(k.ed25519), replaced: true},
+		{name: "of another key", first: none, second: none, wrong: true, replaced: true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			at := func(c *Config) { c.Ref = host + "/" + strings.ReplaceAll(tc.name, " ", "-") }
+			first, second := newResult(t, "packages/glibc", "rpm"), newResult(t, "packages/glibc", "rpm")
+			first.m.Annotations[store.AnnotationWall], second.m.Annotations[store.AnnotationWall] = "1.0", "2.0"
+			first.manifest, second.manifest = encode(t, first.m), encode(t, second.m)
+			r, _ := open(t, host, at, tc.first)
+			if err := r.Push(t.Context(), first.manifest, first.open); err != nil {
+				t.Fatal(err)
+			}
+			if tc.wrong {
+				other := newResult(t, "packages/other", "rpm")
+				if err := errors.Join(r.Push(t.Context(), other.manifest, other.open), remote.Put(r.repo.Tag(first.key), rawManifest(other.manifest))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r, warned := open(t, host, at, tc.second)
+			if err := r.Push(t.Context(), second.manifest, second.open); err != nil {
+				t.Fatal(err)
+			}
+			want, pushed := first.manifest, int64(0)
+			if tc.replaced {
+				want, pushed = second.manifest, 1
+			}
+			got, err := r.manifest(t.Context(), first.key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), string(got)); diff != "" {
+				t.Error(diff)
+			}
+			if n := r.Stats().Pushed; n != pushed || len(warned.get()) > 0 {
+				t.Errorf("pushed %d, want %d; warned %q", n, pushed, warned.get())
+			}
+		})
 	}
 }
 
