@@ -127,33 +127,61 @@ func checkDescriptor(d ocispec.Descriptor) error {
 
 // manifest gets a manifest by tag.
 func (r *Registry) manifest(ctx context.Context, tag string) ([]byte, error) {
-	raw, err := func() ([]byte, error) {
-		client, err := r.connect(ctx, &r.pull)
-		if err != nil {
-			return nil, err
-		}
-		limited, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		resp, err := r.do(limited, client, http.MethodGet, "manifests/"+tag, http.Header{"Accept": {ocispec.MediaTypeImageManifest}}, http.StatusOK)
-		if err != nil {
-			return nil, err
-		}
-		defer resp.Body.Close()
-		body := watch(resp.Body, r.cfg.Stall, cancel)
-		defer body.stop()
-		raw, err := io.ReadAll(io.LimitReader(body, maxManifest+1))
-		if err != nil {
-			return nil, cause(limited, err)
-		}
-		if len(raw) > maxManifest {
-			return nil, fmt.Errorf("%w: its manifest is larger than %d bytes", ErrCorrupt, maxManifest)
-		}
-		if d, err := digest.Parse(resp.Header.Get("Docker-Content-Digest")); err == nil && d.Algorithm() == digest.SHA256 && d != digest.FromBytes(raw) {
-			return nil, fmt.Errorf("%w: its manifest does not have the digest %s", ErrCorrupt, d)
-		}
-		return raw, nil
-	}()
+	client, err := r.connect(ctx, &r.pull)
+	if err != nil {
+		return nil, r.judge(ctx, err)
+	}
+	var raw []byte
+	err = again(ctx, func() (_ int64, err error) {
+		raw, err = r.manifestOnce(ctx, client, tag)
+		return 0, err
+	})
 	return raw, r.judge(ctx, err)
+}
+
+func (r *Registry) manifestOnce(ctx context.Context, client *http.Client, tag string) ([]byte, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	resp, err := r.do(ctx, client, http.MethodGet, "manifests/"+tag, http.Header{"Accept": {ocispec.MediaTypeImageManifest}}, http.StatusOK)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body := watch(resp.Body, r.cfg.Stall, cancel)
+	defer body.stop()
+	raw, err := io.ReadAll(io.LimitReader(body, maxManifest+1))
+	if err != nil {
+		return nil, cut(cause(ctx, err))
+	}
+	if len(raw) > maxManifest {
+		return nil, fmt.Errorf("%w: its manifest is larger than %d bytes", ErrCorrupt, maxManifest)
+	}
+	if d, err := digest.Parse(resp.Header.Get("Docker-Content-Digest")); err == nil && d.Algorithm() == digest.SHA256 && d != digest.FromBytes(raw) {
+		return nil, fmt.Errorf("%w: its manifest does not have the digest %s", ErrCorrupt, d)
+	}
+	return raw, nil
+}
+
+// again repeats what fails in passing, after a pause. try tells how many bytes it
+// brought.
+func again(ctx context.Context, try func() (int64, error)) error {
+	for failed := 0; ; {
+		n, err := try()
+		if err == nil {
+			return nil
+		}
+		if n >= progress {
+			failed = 0
+		}
+		if failed++; failed == attempts || !transient(err) {
+			return err
+		}
+		select {
+		case <-time.After(pause << failed):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // do sends a request for something in the repository. Whoever gets a response
@@ -209,23 +237,13 @@ func (r *Registry) fetch(ctx context.Context, d ocispec.Descriptor, w io.Writer)
 	verifier := d.Digest.Verifier()
 	out := io.MultiWriter(&localWriter{w}, verifier)
 	var offset int64
-	for failed := 0; ; {
+	err = again(ctx, func() (int64, error) {
 		n, err := r.part(ctx, client, d, offset, out)
 		offset += n
-		if err == nil {
-			break
-		}
-		if n >= progress {
-			failed = 0
-		}
-		if failed++; failed == attempts || !transient(err) {
-			return err
-		}
-		select {
-		case <-time.After(pause << failed):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		return n, err
+	})
+	if err != nil {
+		return err
 	}
 	if !verifier.Verified() {
 		return fmt.Errorf("%w: its content does not have its digest", ErrCorrupt)

@@ -209,6 +209,14 @@ func (r *Registry) connect(ctx context.Context, s *session) (*http.Client, error
 	if s.client != nil {
 		return s.client, nil
 	}
+	err := again(ctx, func() (_ int64, err error) {
+		s.client, err = r.greet(ctx, s)
+		return 0, err
+	})
+	return s.client, err
+}
+
+func (r *Registry) greet(ctx context.Context, s *session) (*http.Client, error) {
 	limited, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
 	type answer struct {
@@ -237,8 +245,7 @@ func (r *Registry) connect(ctx context.Context, s *session) (*http.Client, error
 		if a.err != nil {
 			return nil, a.err
 		}
-		s.client = &http.Client{Transport: a.rt}
-		return s.client, nil
+		return &http.Client{Transport: a.rt}, nil
 	case <-limited.Done():
 		return nil, fmt.Errorf("no answer within %v: %w", r.cfg.Timeout, limited.Err())
 	}

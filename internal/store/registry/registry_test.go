@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -412,6 +413,70 @@ func TestLookup(t *testing.T) {
 	}
 	if list := s.requests(); len(list) > 0 {
 		t.Errorf("asked %q", list)
+	}
+}
+
+// A failure in passing of any request of a look-up is not the end of the registry.
+func TestLookupAgain(t *testing.T) {
+	t.Parallel()
+	status := func(code int) func(http.ResponseWriter) {
+		return func(w http.ResponseWriter) { w.WriteHeader(code) }
+	}
+	reset := func(w http.ResponseWriter) {
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err == nil {
+			_ = c.(*net.TCPConn).SetLinger(0)
+			c.Close()
+		}
+	}
+	cut := func(w http.ResponseWriter) {
+		w.Header().Set("Content-Length", "1000")
+		_, _ = io.WriteString(w, "{")
+		panic(http.ErrAbortHandler)
+	}
+	k := newKeys(t)
+	for _, tc := range []struct {
+		name string
+		fail func(http.ResponseWriter)
+		n    int // so many requests of each path fail
+		down bool
+	}{
+		{"unavailable", status(http.StatusServiceUnavailable), 2, false},
+		{"too many requests", status(http.StatusTooManyRequests), 1, false},
+		{"bad gateway", status(http.StatusBadGateway), 1, false},
+		{"connection reset", reset, 1, false},
+		{"cut", cut, 1, false},
+		{"unavailable for long", status(http.StatusServiceUnavailable), 3, true},
+		{"refused", status(http.StatusForbidden), 1, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			res := newResult(t, "packages/a", "one")
+			signer, _ := open(t, s.host(), func(c *Config) { c.SignKey = k.ed25519.private(t) })
+			if err := signer.Push(t.Context(), res.manifest, res.open); err != nil {
+				t.Fatal(err)
+			}
+			failed := map[string]int{}
+			s.before = func(w http.ResponseWriter, req *http.Request) bool {
+				s.mu.Lock()
+				failed[req.URL.Path]++
+				fail := failed[req.URL.Path] <= tc.n
+				s.mu.Unlock()
+				if fail {
+					tc.fail(w)
+				}
+				return fail
+			}
+			r, warned := open(t, s.host(), func(c *Config) { c.PublicKeys = k.ed25519.public(t) })
+			_, err := r.Lookup(t.Context(), res.key)
+			if errors.Is(err, ErrDown) != tc.down || !tc.down && err != nil {
+				t.Errorf("got %v, want down: %v", err, tc.down)
+			}
+			if (len(warned.get()) == 1) != tc.down {
+				t.Errorf("warned %q", warned.get())
+			}
+		})
 	}
 }
 
