@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,9 +28,11 @@ const (
 	pause       = 200 * time.Millisecond
 	// A transfer that brought this much does not count as failed.
 	progress = 1 << 20
-	// minRate is what a transfer brings at least, in bytes per second, over each
-	// span of Config.Stall.
-	minRate = 1 << 10
+	// minRate is what the transfers of one direction move together at least, in
+	// bytes per second, over each span of Config.Stall.
+	minRate = 100_000
+	// prompt is how soon answers begin. What takes longer uses up Config.Patience.
+	prompt = time.Second
 )
 
 // localError is a failure of this machine, which says nothing of the registry.
@@ -147,7 +150,7 @@ func (r *Registry) manifestOnce(ctx context.Context, client *http.Client, tag st
 		return nil, err
 	}
 	defer resp.Body.Close()
-	body := watch(resp.Body, r.cfg.Stall, cancel)
+	body := r.watch(resp.Body, cancel)
 	defer body.stop()
 	raw, err := io.ReadAll(io.LimitReader(body, maxManifest+1))
 	if err != nil {
@@ -195,7 +198,9 @@ func (r *Registry) do(ctx context.Context, client *http.Client, method, path str
 	for k, v := range header {
 		req.Header[k] = v
 	}
+	began := time.Now()
 	resp, err := client.Do(req)
+	r.late(time.Since(began) - prompt)
 	if err != nil {
 		return nil, err
 	}
@@ -268,7 +273,7 @@ func (r *Registry) part(ctx context.Context, client *http.Client, d ocispec.Desc
 		return 0, cause(ctx, err)
 	}
 	defer resp.Body.Close()
-	body := watch(resp.Body, r.cfg.Stall, cancel)
+	body := r.watch(resp.Body, cancel)
 	defer body.stop()
 
 	rest := d.Size - offset
@@ -381,20 +386,27 @@ func (l *localWriter) Write(p []byte) (int, error) {
 	return n, nil
 }
 
+// late takes from the patience that a build has with its registry: one whose every
+// answer is just in time is slow all the same.
+func (r *Registry) late(by time.Duration) {
+	if by > 0 && r.waited.Add(int64(by)) > int64(r.cfg.Patience) {
+		_ = r.giveUp(fmt.Errorf("its answers took %v too long in all", r.cfg.Patience), "is slow", "building without it; see [cache] in slipway.toml")
+	}
+}
+
 // watched ends a download that stands still or crawls. Only the time spent in
 // reading counts: a slow disk is not the registry's fault.
 type watched struct {
+	of     *Registry
 	r      io.Reader
-	stall  time.Duration
 	cancel context.CancelCauseFunc
 	timer  *time.Timer
-	spent  time.Duration // in this span
-	got    int64         // in this span
+	span   span
 }
 
-func watch(r io.Reader, stall time.Duration, cancel context.CancelCauseFunc) *watched {
-	w := &watched{r: r, stall: stall, cancel: cancel}
-	w.timer = time.AfterFunc(stall, func() { cancel(errStalled) })
+func (r *Registry) watch(body io.Reader, cancel context.CancelCauseFunc) *watched {
+	w := &watched{of: r, r: body, cancel: cancel, span: newSpan(&r.arrived)}
+	w.timer = time.AfterFunc(r.cfg.Stall, func() { cancel(errStalled) })
 	w.timer.Stop()
 	return w
 }
@@ -402,22 +414,46 @@ func watch(r io.Reader, stall time.Duration, cancel context.CancelCauseFunc) *wa
 // Read implements io.Reader.
 func (w *watched) Read(p []byte) (int, error) {
 	start := time.Now()
-	w.timer.Reset(w.stall)
+	w.timer.Reset(w.of.cfg.Stall)
 	n, err := w.r.Read(p)
 	w.timer.Stop()
-	w.spent += time.Since(start)
-	w.got += int64(n)
-	if w.spent >= w.stall {
-		if float64(w.got) < minRate*w.spent.Seconds() && err == nil {
-			w.cancel(errStalled)
-			return n, errStalled
-		}
-		w.spent, w.got = 0, 0
+	w.of.arrived.Add(int64(n))
+	if w.span.crawls(time.Since(start), w.of.cfg.Stall) && err == nil {
+		w.cancel(errStalled)
+		return n, errStalled
 	}
 	return n, err
 }
 
-func (w *watched) stop() { w.timer.Stop() }
+func (w *watched) stop() {
+	w.timer.Stop()
+	w.of.late(w.span.due() - prompt)
+}
+
+// span is a time over which the rate of a direction is looked at.
+type span struct {
+	moved *atomic.Int64 // bytes, of all transfers of the direction
+	from  int64         // moved at its beginning
+	spent time.Duration // by the network
+}
+
+func newSpan(moved *atomic.Int64) span { return span{moved: moved, from: moved.Load()} }
+
+// due is how much longer it took than it should have.
+func (s *span) due() time.Duration {
+	return s.spent - time.Duration(float64(s.moved.Load()-s.from)/minRate*float64(time.Second))
+}
+
+// crawls adds time to the span. When it is full, a new one begins, and crawls says
+// whether the old one was too slow.
+func (s *span) crawls(spent, full time.Duration) bool {
+	if s.spent += spent; s.spent < full {
+		return false
+	}
+	slow := s.due() > 0
+	*s = newSpan(s.moved)
+	return slow
+}
 
 // sigTag is where cosign looks for the signatures of a digest.
 func sigTag(d digest.Digest) string {

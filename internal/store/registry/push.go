@@ -136,7 +136,7 @@ func (r *Registry) upload(ctx context.Context, d ocispec.Descriptor, open OpenFu
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	l := &blob{desc: d, open: open, stall: r.cfg.Stall, cancel: cancel}
+	l := &blob{of: r, desc: d, open: open, cancel: cancel}
 	err := remote.WriteLayer(r.repo, l, append(opts[:len(opts):len(opts)], remote.WithContext(ctx))...)
 	// the registry may answer, or hang up, before the request ends with this error
 	if local := l.failed.Load(); local != nil && err != nil {
@@ -157,9 +157,9 @@ func (rawManifest) MediaType() (types.MediaType, error) { return types.OCIManife
 
 // blob is a blob of the caller's as the library wants it.
 type blob struct {
+	of     *Registry
 	desc   ocispec.Descriptor
 	open   OpenFunc
-	stall  time.Duration
 	cancel context.CancelCauseFunc
 	failed atomic.Pointer[localError]
 }
@@ -182,25 +182,33 @@ func (b *blob) Compressed() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, b.fail(err)
 	}
-	timer := time.AfterFunc(b.stall, func() { b.cancel(errStalled) })
+	timer := time.AfterFunc(b.of.cfg.Stall, func() { b.cancel(errStalled) })
 	timer.Stop()
-	return &upload{blob: b, file: f, timer: timer}, nil
+	return &upload{blob: b, file: f, timer: timer, span: newSpan(&b.of.sent)}, nil
 }
 
-// upload ends an upload that stands still: where nobody asks for more, the
-// network takes no more.
+// upload ends an upload that stands still or crawls: where nobody asks for more,
+// the network takes no more.
 type upload struct {
 	blob  *blob
 	file  io.ReadCloser
 	timer *time.Timer
 	sent  int64
+	given time.Time // when the network was given something; zero at the beginning
+	span  span
 }
 
 // Read implements io.Reader.
 func (u *upload) Read(p []byte) (int, error) {
 	u.timer.Stop() // reading the file may take what it takes
+	if !u.given.IsZero() && u.span.crawls(time.Since(u.given), u.blob.of.cfg.Stall) {
+		u.blob.cancel(errStalled)
+		return 0, errStalled
+	}
 	n, err := u.file.Read(p)
+	u.given = time.Now()
 	u.sent += int64(n)
+	u.blob.of.sent.Add(int64(n))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return n, u.blob.fail(err)
 	}
@@ -208,7 +216,7 @@ func (u *upload) Read(p []byte) (int, error) {
 		return n, u.blob.fail(fmt.Errorf("it has %d bytes or more, want %d", u.sent, u.blob.desc.Size))
 	}
 	if err == nil && u.sent < u.blob.desc.Size {
-		u.timer.Reset(u.blob.stall)
+		u.timer.Reset(u.blob.of.cfg.Stall)
 	}
 	return n, err
 }

@@ -44,7 +44,7 @@ var (
 	// ErrBadSignature says that no signature of a manifest is by an allowed key.
 	ErrBadSignature = errors.New("not signed by an allowed key")
 
-	errStalled = errors.New("the transfer stalled")
+	errStalled = errors.New("the transfer stands still or crawls")
 )
 
 const (
@@ -66,6 +66,7 @@ type Config struct {
 	SignKey    *PrivateKey          // signs what is pushed; nil: nothing is signed
 	Timeout    time.Duration        // for an answer to begin; 0: 10 s
 	Stall      time.Duration        // for a transfer to get on; 0: 15 s
+	Patience   time.Duration        // with answers that are slow to come, in all; 0: 30 s
 	Jobs       int                  // parallel transfers in each direction; 0: 6
 	OnWarn     func(message string) // may be called from any goroutine; nil: nobody is told
 }
@@ -88,6 +89,9 @@ type Registry struct {
 
 	down     atomic.Pointer[error]
 	readOnly atomic.Pointer[error]
+
+	waited        atomic.Int64 // nanoseconds of Config.Patience that are used up
+	arrived, sent atomic.Int64 // bytes, of transfers that did not end well, too
 
 	fetchedBytes, pushedBytes, pushed atomic.Int64
 }
@@ -129,6 +133,9 @@ func Open(cfg Config) (*Registry, error) {
 	}
 	if cfg.Stall <= 0 {
 		cfg.Stall = 15 * time.Second
+	}
+	if cfg.Patience <= 0 {
+		cfg.Patience = 30 * time.Second
 	}
 	if cfg.Jobs <= 0 {
 		cfg.Jobs = 6

@@ -806,32 +806,145 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// An upload that the network stops taking is ended; a slow disk ends none.
+// slow opens a registry that answers any request after a time, with a body that
+// comes at so many bytes per second.
+func slow(t *testing.T, answer time.Duration, body string, rate int) (*Registry, *warnings) {
+	t.Helper()
+	r, warned := open(t, "registry.example.com", func(c *Config) { c.Timeout = 0 })
+	r.pull.client = &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
+		time.Sleep(answer)
+		return &http.Response{StatusCode: http.StatusOK, ContentLength: int64(len(body)), Body: io.NopCloser(&trickle{body, rate})}, nil
+	})}
+	return r, warned
+}
+
+type trickle struct {
+	rest string
+	rate int
+}
+
+func (r *trickle) Read(p []byte) (int, error) {
+	if r.rest == "" {
+		return 0, io.EOF
+	}
+	n := copy(p, r.rest)
+	time.Sleep(time.Duration(n) * time.Second / time.Duration(r.rate))
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// A build waits for slow answers for a while in all, however many there are.
+func TestPatience(t *testing.T) {
+	res := newResult(t, "packages/a", "one")
+	manifest := string(res.manifest)
+	for _, tc := range []struct {
+		name   string
+		answer time.Duration
+		rate   int // of the manifest
+		want   int // look-ups that are answered, of 200
+	}{
+		{"quick", 900 * time.Millisecond, len(manifest), 200},
+		{"just in time", 9900 * time.Millisecond, len(manifest), 4},
+		{"trickling", 100 * time.Millisecond, len(manifest)/10 + 1, 4},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, warned := slow(t, tc.answer, manifest, tc.rate)
+				got := 0
+				for range 200 {
+					_, err := r.Lookup(t.Context(), res.key)
+					if err == nil {
+						got++
+					} else if !errors.Is(err, ErrDown) {
+						t.Fatal(err)
+					}
+				}
+				if got != tc.want {
+					t.Errorf("%d look-ups were answered, want %d", got, tc.want)
+				}
+				list := warned.get()
+				if (len(list) == 0) != (tc.want == 200) || len(list) > 1 || len(list) == 1 && !strings.Contains(list[0], "is slow: its answers took 30s too long in all: building without it") {
+					t.Errorf("warned %q", list)
+				}
+			})
+		})
+	}
+}
+
+// A download that crawls is given up; several that share the line are looked at
+// together.
+func TestRate(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		rate     int // bytes per second of each
+		parallel int
+		down     bool
+	}{
+		{"quick", 110_000, 1, false},
+		{"crawling", 2 << 10, 1, true},
+		{"crawling together", 2 << 10, 3, true},
+		{"quick together", 40_000, 3, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				body := strings.Repeat("x", 60*tc.rate)
+				r, warned := slow(t, 0, body, tc.rate)
+				began := time.Now()
+				list := make([]ocispec.Descriptor, tc.parallel)
+				for i := range list {
+					list[i] = ocispec.Descriptor{Digest: digest.FromString(body), Size: int64(len(body))}
+				}
+				errs := r.FetchAll(t.Context(), list, func(ocispec.Descriptor) (io.WriteCloser, error) { return &memFile{}, nil })
+				if err := errors.Join(errs...); errors.Is(err, ErrDown) != tc.down || !tc.down && err != nil {
+					t.Errorf("got %v, want down: %v", err, tc.down)
+				}
+				if took := time.Since(began); tc.down && took > 20*time.Second {
+					t.Errorf("took %v", took)
+				}
+				if (len(warned.get()) == 1) != tc.down {
+					t.Errorf("warned %q", warned.get())
+				}
+			})
+		})
+	}
+}
+
+// An upload that the network stops taking, or takes too slowly, is ended; a slow
+// disk ends none.
 func TestUploadStall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancelCause(t.Context())
-		b := &blob{desc: ocispec.Descriptor{Size: 3}, stall: time.Second, cancel: cancel, open: func(string) (io.ReadCloser, error) {
-			return io.NopCloser(&slowReader{"abc"}), nil
-		}}
-		r, err := b.Compressed()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-		p := make([]byte, 1)
-		for range 2 {
-			if _, err := r.Read(p); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if ctx.Err() != nil {
-			t.Fatalf("ended by a slow disk: %v", context.Cause(ctx))
-		}
-		time.Sleep(2 * time.Second)
-		if !errors.Is(context.Cause(ctx), errStalled) {
-			t.Errorf("got %v, want %v", context.Cause(ctx), errStalled)
-		}
-	})
+	for _, tc := range []struct {
+		name    string
+		network time.Duration // for one byte
+		want    error
+	}{
+		{"quick", time.Microsecond, nil},
+		{"crawling", 400 * time.Millisecond, errStalled},
+		{"standing still", 2 * time.Second, errStalled},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancelCause(t.Context())
+				text := "abcdefgh"
+				b := &blob{of: &Registry{cfg: Config{Stall: time.Second}}, desc: ocispec.Descriptor{Size: int64(len(text))}, cancel: cancel, open: func(string) (io.ReadCloser, error) {
+					return io.NopCloser(&slowReader{text}), nil
+				}}
+				r, err := b.Compressed()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer r.Close()
+				for range text {
+					if _, err := r.Read(make([]byte, 1)); err != nil {
+						break
+					}
+					time.Sleep(tc.network)
+				}
+				if got := context.Cause(ctx); !errors.Is(got, tc.want) || tc.want == nil && got != nil {
+					t.Errorf("got %v, want %v", got, tc.want)
+				}
+			})
+		})
+	}
 }
 
 type slowReader struct{ s string }
