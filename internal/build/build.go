@@ -166,10 +166,10 @@ func cacheError(dir string, err error) error {
 	return fmt.Errorf("cache folder %s: %w: set SLIPWAY_CACHE to a folder that can be written to", dir, err)
 }
 
-// Close waits for what is still to be pushed to the team cache, and lets go of the
-// engine.
-func (b *Builder) Close() error {
-	err := b.closeTeam()
+// Close waits for what is still to be pushed to the team cache, not for long once
+// ctx has ended, and lets go of the engine.
+func (b *Builder) Close(ctx context.Context) error {
+	err := b.closeTeam(ctx)
 	if b.engine != nil {
 		err = errors.Join(err, b.engine.Close())
 	}

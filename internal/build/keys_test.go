@@ -95,7 +95,7 @@ func keysOf(t *testing.T, root, arch string) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer b.Close()
+	defer b.Close(t.Context())
 	if b.pinned, err = sdk.Pinned(ws); err != nil || b.pinned == "" {
 		t.Fatalf("SDK %q, %v", b.pinned, err)
 	}

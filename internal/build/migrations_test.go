@@ -133,7 +133,7 @@ func (m *migrating) builder() *Builder {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.t.Cleanup(func() { b.Close() })
+	m.t.Cleanup(func() { b.Close(m.t.Context()) })
 	return b
 }
 

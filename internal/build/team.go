@@ -20,9 +20,12 @@ import (
 	"slipway/internal/workspace"
 )
 
-// pushWait bounds how long a build that has ended waits for its results to reach
-// the team cache.
-const pushWait = 10 * time.Minute
+// How long a build that has ended waits for its results to reach the team cache. A
+// registry that is slow is given up sooner.
+const (
+	pushWait  = 5 * time.Minute
+	pushGrace = 3 * time.Second // after an interruption
+)
 
 // team is the team cache.
 type team struct {
@@ -60,11 +63,11 @@ func openTeam(cache workspace.Cache, warn func(string)) (*team, error) {
 }
 
 // closeTeam waits until what was built has been pushed.
-func (b *Builder) closeTeam() error {
+func (b *Builder) closeTeam(ctx context.Context) error {
 	if b.team == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), pushWait)
+	ctx, cancel := pushLimit(ctx)
 	defer cancel()
 	if err := b.team.pusher.Close(ctx); err != nil {
 		b.display.Print("team cache: %v", err) // the build itself is well
@@ -78,6 +81,13 @@ func (b *Builder) closeTeam() error {
 	}
 	b.team.registry.Close()
 	return nil
+}
+
+// pushLimit is how long results may still be pushed when a command is at its end.
+func pushLimit(command context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(command), pushWait)
+	stop := context.AfterFunc(command, func() { time.AfterFunc(pushGrace, cancel) })
+	return ctx, func() { stop(); cancel() }
 }
 
 // fromTeam finds a result in the team cache; nil where there is none. Of its files

@@ -37,7 +37,7 @@ build/images/<arch>-<variant>/<version>/, logs in build/logs/.`,
 			if err != nil {
 				return err
 			}
-			defer func() { err = errors.Join(err, b.Close()) }()
+			defer func() { err = errors.Join(err, b.Close(cmd.Context())) }()
 			if explain {
 				var rows []build.PlanRow
 				rows, err = b.Plan(cmd.Context(), args, true)
@@ -101,7 +101,7 @@ network.`,
 				return err
 			}
 			defer display.Close()
-			defer b.Close()
+			defer b.Close(cmd.Context())
 			return b.Fetch(cmd.Context(), args)
 		},
 	}

@@ -609,7 +609,7 @@ default variant.`,
 				return err
 			}
 			defer display.Close()
-			defer func() { err = errors.Join(err, b.Close()) }()
+			defer func() { err = errors.Join(err, b.Close(cmd.Context())) }()
 			n, err := b.Push(cmd.Context(), args)
 			if err == nil {
 				fmt.Fprintf(cmd.OutOrStdout(), "%d results are in the team cache\n", n)
@@ -635,7 +635,7 @@ output. Without a target it takes the default variant.`,
 				return err
 			}
 			defer display.Close()
-			defer func() { err = errors.Join(err, b.Close()) }()
+			defer func() { err = errors.Join(err, b.Close(cmd.Context())) }()
 			if args[0] == "-" {
 				_, err := b.Export(cmd.Context(), cmd.OutOrStdout(), args[1:], opt)
 				return err

@@ -32,7 +32,7 @@ that are built before. Without a target it takes the default variant.`,
 					return err
 				}
 				defer display.Close()
-				defer b.Close()
+				defer b.Close(cmd.Context())
 				if rows, err = b.Plan(cmd.Context(), args, explain); err != nil {
 					return err
 				}
@@ -171,7 +171,7 @@ the last one of this machine is taken.`,
 				return err
 			}
 			defer display.Close()
-			defer b.Close()
+			defer b.Close(cmd.Context())
 			why, err := b.Why(cmd.Context(), args[0])
 			if err != nil {
 				return err

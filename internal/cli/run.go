@@ -86,7 +86,7 @@ func buildImage(cmd *cobra.Command, g *global, f *buildFlags, args []string) (st
 	}
 	err = b.Build(cmd.Context(), names)
 	display.Close()
-	if err := errors.Join(err, b.Close()); err != nil {
+	if err := errors.Join(err, b.Close(cmd.Context())); err != nil {
 		return "", err
 	}
 	return b.Outputs(names)[0], nil

@@ -43,7 +43,7 @@ nothing of that is kept but Go's build cache. Its exit status is that of slipway
 			if err != nil {
 				return err
 			}
-			defer func() { err = errors.Join(err, b.Close()) }()
+			defer func() { err = errors.Join(err, b.Close(cmd.Context())) }()
 			code, err := b.RunInSDK(cmd.Context(), display, g.dir, args, cmd.OutOrStdout())
 			if err != nil {
 				return err

@@ -20,7 +20,7 @@ not kept.`,
 			if err != nil {
 				return err
 			}
-			defer func() { err = errors.Join(err, b.Close()) }()
+			defer func() { err = errors.Join(err, b.Close(cmd.Context())) }()
 			code, err := b.Shell(cmd.Context(), args[0], display.Close, cmd.InOrStdin(), cmd.OutOrStdout())
 			if err != nil {
 				return err

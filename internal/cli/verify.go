@@ -40,7 +40,7 @@ The exit status is 1 if anything is wrong.`,
 			if err != nil {
 				return err
 			}
-			defer func() { err = errors.Join(err, b.Close()) }()
+			defer func() { err = errors.Join(err, b.Close(cmd.Context())) }()
 			var list []*build.Verified
 			if rebuild {
 				list, err = b.Rebuild(cmd.Context(), args, opt)
