@@ -74,10 +74,24 @@ type Info struct {
 	Reachable   bool      // a workspace that still exists had it last
 }
 
+// listed is a result with the digests of all that it has, its manifest included.
+type listed struct {
+	Info
+	blobs []string
+}
+
 // List gives all results, those longest unused first.
 func (s *Store) List() ([]Info, error) {
-	var list []Info
-	var manifests []string
+	list, err := s.list()
+	infos := make([]Info, len(list))
+	for i, r := range list {
+		infos[i] = r.Info
+	}
+	return infos, err
+}
+
+func (s *Store) list() ([]listed, error) {
+	var list []listed
 	err := s.index.read(func(tx *bbolt.Tx) error {
 		roots := map[string]bool{}
 		err := eachLast(tx, func(_, key string, exists bool) { roots[key] = roots[key] || exists })
@@ -87,8 +101,8 @@ func (s *Store) List() ([]Info, error) {
 		return tx.Bucket(bucketResults).ForEach(func(key, _ []byte) error {
 			var e entry
 			if getJSON(tx, bucketResults, string(key), &e) {
-				list = append(list, Info{Key: string(key), Target: e.Target, Made: time.Unix(e.Made, 0), Used: time.Unix(e.Used, 0), Reachable: roots[string(key)]})
-				manifests = append(manifests, e.Digest)
+				info := Info{Key: string(key), Target: e.Target, Made: time.Unix(e.Made, 0), Used: time.Unix(e.Used, 0), Reachable: roots[string(key)]}
+				list = append(list, listed{info, []string{e.Digest}})
 			}
 			return nil
 		})
@@ -97,20 +111,28 @@ func (s *Store) List() ([]Info, error) {
 		return nil, err
 	}
 	for i := range list {
-		r, err := s.load(manifests[i])
+		r, err := s.load(list[i].blobs[0])
 		if err != nil {
 			continue // is dropped when it is wanted
 		}
 		for _, f := range r.Files {
-			if st, err := os.Stat(s.Path(f.Digest)); err == nil {
-				list[i].Size += st.Size()
-			}
+			list[i].Size += s.blobSize(f.Digest)
 		}
+		list[i].blobs = append(list[i].blobs, r.Blobs()...)
 	}
-	slices.SortFunc(list, func(a, b Info) int {
+	slices.SortFunc(list, func(a, b listed) int {
 		return cmp.Or(a.Used.Compare(b.Used), a.Made.Compare(b.Made), strings.Compare(a.Target, b.Target), strings.Compare(a.Key, b.Key))
 	})
 	return list, nil
+}
+
+// blobSize is how many bytes a blob has, 0 where it is not here.
+func (s *Store) blobSize(d string) int64 {
+	info, err := os.Stat(s.Path(d))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 // eachLast gives what workspaces had last, and whether they still exist.
@@ -155,7 +177,7 @@ type Usage struct {
 
 // Usage measures the results.
 func (s *Store) Usage() (Usage, error) {
-	list, err := s.List()
+	list, err := s.list()
 	if err != nil {
 		return Usage{}, err
 	}
@@ -165,30 +187,16 @@ func (s *Store) Usage() (Usage, error) {
 	}
 	const wanted, reachable = 1, 2
 	state := map[string]int{}
-	err = s.index.read(func(tx *bbolt.Tx) error {
-		for _, info := range list {
-			as := wanted
-			if info.Reachable {
-				u.Reachable++
-				as = reachable
-			}
-			var e entry
-			if !getJSON(tx, bucketResults, info.Key, &e) {
-				continue
-			}
-			blobs := []string{e.Digest}
-			if r, err := s.load(e.Digest); err == nil {
-				blobs = append(blobs, r.Blobs()...)
-			}
-			for _, d := range blobs {
-				name := strings.TrimPrefix(d, "sha256:")
-				state[name] = max(state[name], as)
-			}
+	for _, r := range list {
+		as := wanted
+		if r.Reachable {
+			u.Reachable++
+			as = reachable
 		}
-		return nil
-	})
-	if err != nil {
-		return Usage{}, err
+		for _, d := range r.blobs {
+			name := strings.TrimPrefix(d, "sha256:")
+			state[name] = max(state[name], as)
+		}
 	}
 	blobs, err := os.ReadDir(filepath.Join(s.dir, "blobs", "sha256"))
 	if err != nil {
@@ -218,7 +226,7 @@ func (s *Store) Usage() (Usage, error) {
 // PruneOptions say what may go. What is not reachable goes before what is.
 type PruneOptions struct {
 	OlderThan time.Duration      // remove what no build has wanted for so long; 0: age is no reason
-	MaxBytes  int64              // remove the longest unused until the results are no larger; 0: size is no reason
+	MaxBytes  int64              // remove the longest unused until all blobs of results together are no larger; 0: size is no reason
 	Reachable bool               // also remove by age what workspaces that still exist had last
 	DryRun    bool               // remove nothing
 	Also      func(Pruned) error // runs before builds may use the store again; may be nil
@@ -238,22 +246,32 @@ func (s *Store) Prune(opt PruneOptions) (Pruned, error) {
 		return Pruned{}, err
 	}
 	defer release()
-	list, err := s.List()
+	list, err := s.list()
 	if err != nil {
 		return Pruned{}, err
 	}
 	var total int64
+	uses := map[string]int{} // of blobs
 	for _, r := range list {
-		total += r.Size
+		for _, d := range r.blobs {
+			if uses[d]++; uses[d] == 1 {
+				total += s.blobSize(d)
+			}
+		}
 	}
 	var p Pruned
 	gone := map[string]bool{}
-	remove := func(r Info) {
-		if !gone[r.Key] {
-			gone[r.Key] = true
-			total -= r.Size
-			p.Results = append(p.Results, r)
+	remove := func(r listed) {
+		if gone[r.Key] {
+			return
 		}
+		gone[r.Key] = true
+		for _, d := range r.blobs {
+			if uses[d]--; uses[d] == 0 {
+				total -= s.blobSize(d)
+			}
+		}
+		p.Results = append(p.Results, r.Info)
 	}
 	for _, r := range list {
 		if opt.OlderThan > 0 && time.Since(r.Used) > opt.OlderThan && (opt.Reachable || !r.Reachable) {

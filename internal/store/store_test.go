@@ -357,7 +357,7 @@ func TestLast(t *testing.T) {
 }
 
 func TestPrune(t *testing.T) {
-	kb := strings.Repeat("x", 1000)
+	large := strings.Repeat("x", 100_000) // beside which manifests do not matter
 	for name, c := range map[string]struct {
 		opt  PruneOptions
 		want []string // what stays
@@ -365,8 +365,8 @@ func TestPrune(t *testing.T) {
 		"nothing asked":     {PruneOptions{}, []string{"old", "old-reachable", "young"}},
 		"age":               {PruneOptions{OlderThan: 30 * 24 * time.Hour}, []string{"old-reachable", "young"}},
 		"age, reachable":    {PruneOptions{OlderThan: 30 * 24 * time.Hour, Reachable: true}, []string{"young"}},
-		"size":              {PruneOptions{MaxBytes: 2500}, []string{"old-reachable", "young"}},
-		"smaller":           {PruneOptions{MaxBytes: 1500}, []string{"old-reachable"}}, // reachable goes last
+		"size":              {PruneOptions{MaxBytes: 250_000}, []string{"old-reachable", "young"}},
+		"smaller":           {PruneOptions{MaxBytes: 150_000}, []string{"old-reachable"}}, // reachable goes last
 		"everything":        {PruneOptions{MaxBytes: 1}, nil},
 		"age, only looking": {PruneOptions{OlderThan: 30 * 24 * time.Hour, DryRun: true}, []string{"old", "old-reachable", "young"}},
 	} {
@@ -375,7 +375,7 @@ func TestPrune(t *testing.T) {
 			then := time.Now().Add(-60 * 24 * time.Hour).Unix()
 			keys := map[string]*Result{}
 			for _, n := range []string{"old", "old-reachable", "young"} {
-				r := put(t, s, n, map[string]string{"f": n[:1] + n[len(n)-1:] + kb})
+				r := put(t, s, n, map[string]string{"f": n[:1] + n[len(n)-1:] + large})
 				keys[n] = r
 				if n == "young" {
 					continue
@@ -418,10 +418,57 @@ func TestPrune(t *testing.T) {
 			if _, err := os.Stat(orphan); os.IsNotExist(err) == c.opt.DryRun {
 				t.Errorf("orphan: %v", err)
 			}
-			if gone := int64(len(p.Results)); p.Bytes < gone*1000 || p.Bytes > gone*3000+10 {
+			if gone := int64(len(p.Results)); p.Bytes < gone*100_000 || p.Bytes > gone*102_000+10 {
 				t.Errorf("%d results, %d bytes", gone, p.Bytes)
 			}
 		})
+	}
+}
+
+// A blob that several results have takes its room once, until the last is gone.
+func TestPruneShared(t *testing.T) {
+	shared, own := strings.Repeat("s", 100_000), strings.Repeat("o", 100_000)
+	for _, c := range []struct {
+		max  int64
+		want []string // what stays
+	}{
+		{250_000, []string{"a", "b", "c"}},
+		{190_000, []string{"c"}}, // without a, it is all still there
+		{90_000, nil},
+	} {
+		s := open(t)
+		keys := map[string]string{}
+		for age, n := range []string{"c", "b", "a"} {
+			content := shared
+			if n == "c" {
+				content = own
+			}
+			r := put(t, s, n, map[string]string{"f": content})
+			keys[n] = r.Key
+			err := s.index.write(func(tx *bbolt.Tx) error {
+				var e entry
+				getJSON(tx, bucketResults, r.Key, &e)
+				e.Used -= int64(age)
+				return putJSON(tx, bucketResults, r.Key, e)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.Prune(PruneOptions{MaxBytes: c.max}); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, n := range []string{"a", "b", "c"} {
+			if _, ok, err := s.Get(keys[n]); err != nil {
+				t.Fatal(err)
+			} else if ok {
+				got = append(got, n)
+			}
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("at most %d bytes: %s", c.max, diff)
+		}
 	}
 }
 
