@@ -181,10 +181,10 @@ func (x *index) end() error {
 	db, pending := x.session, x.pending
 	x.session, x.pending = nil, nil
 	x.mu.Unlock()
-	if db == nil {
-		return nil
+	var err error
+	if db != nil { // else it was damaged
+		err = db.Close()
 	}
-	err := db.Close()
 	if len(pending) > 0 {
 		err = errors.Join(err, x.write(func(tx *bbolt.Tx) error {
 			for _, f := range pending {
@@ -199,30 +199,25 @@ func (x *index) end() error {
 }
 
 func (x *index) read(f func(*bbolt.Tx) error) error {
-	x.mu.Lock()
-	if db := x.session; db != nil {
+	for {
+		x.mu.Lock()
+		db := x.session
+		if db == nil {
+			defer x.mu.Unlock()
+			return x.repairing(true, func(db *bbolt.DB) error { return db.View(f) })
+		}
 		x.mu.Unlock()
 		err := guarded(func() error { return db.View(f) })
-		if !damaged(err) {
+		if !damaged(err) && !errors.Is(err, berrors.ErrDatabaseNotOpen) { // not open: it was for others that it ended
 			return err
 		}
 		x.mu.Lock()
-		if x.session == db { // else somebody else has mended it
-			x.session = nil
-			err = errors.Join(db.Close(), x.rebuild())
-			if err == nil {
-				x.session, err = x.open(true)
-			}
+		if x.session == db {
+			x.session = nil // without one, the index is mended
+			_ = db.Close()  // waits for who reads it
 		}
-		db = x.session
 		x.mu.Unlock()
-		if db == nil || err != nil && !damaged(err) {
-			return fmt.Errorf("index of the store: %w", err)
-		}
-		return guarded(func() error { return db.View(f) })
 	}
-	defer x.mu.Unlock()
-	return x.repairing(true, func(db *bbolt.DB) error { return db.View(f) })
 }
 
 func (x *index) write(f func(*bbolt.Tx) error) error {

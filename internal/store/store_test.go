@@ -248,6 +248,59 @@ func TestIndexIsMadeAnew(t *testing.T) {
 	}
 }
 
+// Who reads in a session that others end, because the index is damaged, gets an
+// answer, and what was put off is written in the end.
+func TestSessionIsMended(t *testing.T) {
+	for name, spoil := range map[string]func(s *Store) error{
+		"damaged": func(s *Store) error {
+			f, err := os.OpenFile(filepath.Join(s.Dir(), indexFile), os.O_RDWR, 0)
+			if err != nil {
+				return err
+			}
+			info, err := f.Stat()
+			if err != nil {
+				return err
+			}
+			_, err = f.WriteAt(make([]byte, info.Size()-8192), 8192) // the mapped pages change, too
+			return errors.Join(err, f.Close())
+		},
+		"ended by others": func(s *Store) error { return s.index.session.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			var want []*Result
+			for i := range 100 {
+				want = append(want, put(t, s, fmt.Sprint("in", i), map[string]string{"a.rpm": "one"}))
+			}
+			err := s.Session(func() error {
+				if err := s.SetLast(s.Dir(), "x86_64", map[string]string{"packages/a": want[0].Key}); err != nil {
+					return err
+				}
+				if err := spoil(s); err != nil {
+					return err
+				}
+				var wg sync.WaitGroup
+				for _, w := range want {
+					wg.Go(func() {
+						got, _, err := s.Get(w.Key)
+						if diff := cmp.Diff(w, got); diff != "" || err != nil {
+							t.Error(diff, err)
+						}
+					})
+				}
+				wg.Wait()
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := s.Last(s.Dir(), "x86_64", "packages/a"); got != want[0].Key {
+				t.Errorf("what was written in the session is lost: %q", got)
+			}
+		})
+	}
+}
+
 func TestSessions(t *testing.T) {
 	s := open(t)
 	r := put(t, s, "in", map[string]string{"a.rpm": "one"})
