@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -94,7 +95,7 @@ func put(results *store.Store, in plan.Inputs, made map[string]*rpm.Metadata) er
 	if err != nil {
 		return err
 	}
-	_, err = results.Put(store.Artifact{
+	_, err = results.Put(context.Background(), store.Artifact{
 		Target: in.Target, Arch: in.Arch, Inputs: in.Encode(), Dir: dir,
 		Attachments: map[string][]byte{mediaRPMs: raw}, History: store.History{Wall: 1, CPU: 1, Memory: 1 << 20},
 	})

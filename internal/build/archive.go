@@ -470,7 +470,7 @@ func (i *importer) finish(ctx context.Context) error {
 		i.done.SDKs++
 	}
 	for _, text := range i.manifests {
-		if _, err := i.results.Register(text); err != nil {
+		if _, err := i.results.Register(ctx, text); err != nil {
 			return err
 		}
 		i.done.Results++

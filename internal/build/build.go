@@ -548,7 +548,7 @@ func (b *Builder) solve(ctx context.Context, t *graph.Target, in plan.Inputs, re
 			return nil, err
 		}
 	}
-	r, err := b.results.Put(artifact)
+	r, err := b.results.Put(ctx, artifact)
 	return r, b.spaceError(t, err)
 }
 

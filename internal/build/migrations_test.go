@@ -170,7 +170,7 @@ func (m *migrating) make() (made []string, err error) {
 			} else {
 				m.parts(a.Dir)
 			}
-			if _, err := b.results.Put(a); err != nil {
+			if _, err := b.results.Put(m.t.Context(), a); err != nil {
 				m.t.Fatal(err)
 			}
 			made = append(made, s.target.Name)

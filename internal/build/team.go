@@ -129,7 +129,7 @@ func (b *Builder) adopt(ctx context.Context, manifest []byte) (*store.Result, er
 	if err := b.fetchBlobs(ctx, small); err != nil {
 		return nil, err
 	}
-	return b.results.Adopt(manifest)
+	return b.results.Adopt(ctx, manifest)
 }
 
 func (b *Builder) fetchBlobs(ctx context.Context, list []ocispec.Descriptor) error {

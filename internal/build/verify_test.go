@@ -60,7 +60,7 @@ func imageBuilder(t *testing.T) (*Builder, *workspace.Variant, *store.Result) {
 	}
 	b.forget()
 	t.Cleanup(b.display.Close)
-	r, err := results.Put(store.Artifact{Target: "variants/dev", Arch: "x86_64", Inputs: []byte("{}"), Dir: parts})
+	r, err := results.Put(t.Context(), store.Artifact{Target: "variants/dev", Arch: "x86_64", Inputs: []byte("{}"), Dir: parts})
 	if err != nil {
 		t.Fatal(err)
 	}

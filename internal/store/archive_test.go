@@ -20,7 +20,7 @@ func TestRegister(t *testing.T) {
 	blobs := r.Blobs()
 	for i, d := range blobs {
 		// not before the last of what it names is here
-		if _, err := s.Register(manifest); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := s.Register(t.Context(), manifest); !errors.Is(err, fs.ErrNotExist) {
 			t.Fatalf("with %d of %d blobs: %v", i, len(blobs), err)
 		}
 		if got := get(t, s, r.Key); got != nil {
@@ -34,13 +34,13 @@ func TestRegister(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := s.Register(manifest); err != nil {
+	if _, err := s.Register(t.Context(), manifest); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(r, get(t, s, r.Key)); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := s.Register([]byte("{}")); !errors.Is(err, ErrCorrupt) {
+	if _, err := s.Register(t.Context(), []byte("{}")); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("no manifest: %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,8 +27,10 @@ var (
 const (
 	indexFile = "index.db"
 	// indexWait bounds how long another process may hold the index; each does for
-	// milliseconds.
+	// milliseconds, or while it plans. Results that took long to make wait longer.
 	indexWait = time.Minute
+	// indexTry is how often the end of the wait is looked at.
+	indexTry = 100 * time.Millisecond
 )
 
 // entry is what the index knows of one result.
@@ -51,12 +54,18 @@ type index struct {
 	pending []func(*bbolt.Tx) error
 }
 
-func (x *index) open(readOnly bool) (*bbolt.DB, error) {
-	db, err := bbolt.Open(filepath.Join(x.dir, indexFile), 0o644, &bbolt.Options{Timeout: indexWait, ReadOnly: readOnly, FreelistType: bbolt.FreelistMapType})
-	if errors.Is(err, berrors.ErrTimeout) {
-		err = fmt.Errorf("another process has held %s for %v: end it", filepath.Join(x.dir, indexFile), indexWait)
+// open waits for other processes until ctx ends.
+func (x *index) open(ctx context.Context, readOnly bool) (*bbolt.DB, error) {
+	path := filepath.Join(x.dir, indexFile)
+	for {
+		db, err := bbolt.Open(path, 0o644, &bbolt.Options{Timeout: indexTry, ReadOnly: readOnly, FreelistType: bbolt.FreelistMapType})
+		if !errors.Is(err, berrors.ErrTimeout) {
+			return db, err
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("another process holds %s: end it: %w", path, context.Cause(ctx))
+		}
 	}
-	return db, err
 }
 
 // guarded runs a transaction on a file that may be damaged: bbolt panics, or runs
@@ -123,7 +132,7 @@ func (x *index) rebuild() error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	db, err := (&index{dir: dir}).open(false)
+	db, err := (&index{dir: dir}).open(context.Background(), false)
 	if err != nil {
 		return err
 	}
@@ -169,7 +178,9 @@ func (x *index) begin() error {
 	if x.session != nil {
 		return nil
 	}
-	db, err := x.open(true)
+	ctx, cancel := context.WithTimeout(context.Background(), indexWait)
+	defer cancel()
+	db, err := x.open(ctx, true)
 	if err == nil {
 		x.session = db
 	}
@@ -204,7 +215,9 @@ func (x *index) read(f func(*bbolt.Tx) error) error {
 		db := x.session
 		if db == nil {
 			defer x.mu.Unlock()
-			return x.repairing(true, func(db *bbolt.DB) error { return db.View(f) })
+			ctx, cancel := context.WithTimeout(context.Background(), indexWait)
+			defer cancel()
+			return x.repairing(ctx, true, func(db *bbolt.DB) error { return db.View(f) })
 		}
 		x.mu.Unlock()
 		err := guarded(func() error { return db.View(f) })
@@ -221,20 +234,27 @@ func (x *index) read(f func(*bbolt.Tx) error) error {
 }
 
 func (x *index) write(f func(*bbolt.Tx) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), indexWait)
+	defer cancel()
+	return x.writeWithin(ctx, f)
+}
+
+// writeWithin waits for other processes until ctx ends.
+func (x *index) writeWithin(ctx context.Context, f func(*bbolt.Tx) error) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.session != nil {
 		x.pending = append(x.pending, f)
 		return nil
 	}
-	return x.repairing(false, func(db *bbolt.DB) error { return db.Update(f) })
+	return x.repairing(ctx, false, func(db *bbolt.DB) error { return db.Update(f) })
 }
 
 // repairing runs f on the open index, and again on a new one where it is damaged.
-func (x *index) repairing(readOnly bool, f func(*bbolt.DB) error) error {
+func (x *index) repairing(ctx context.Context, readOnly bool, f func(*bbolt.DB) error) error {
 	try := func() error {
 		return guarded(func() error {
-			db, err := x.open(readOnly)
+			db, err := x.open(ctx, readOnly)
 			if err != nil {
 				return err
 			}

@@ -12,6 +12,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -394,16 +395,17 @@ func (s *Store) read(d string) ([]byte, error) {
 	return raw, nil
 }
 
-// Put stores a result.
-func (s *Store) Put(a Artifact) (*Result, error) {
-	r, err := s.put(a)
+// Put stores a result. It waits for other processes that use the index until ctx
+// ends: what took long to make is not lost.
+func (s *Store) Put(ctx context.Context, a Artifact) (*Result, error) {
+	r, err := s.put(ctx, a)
 	if err != nil {
 		return nil, fmt.Errorf("store result of %s: %w", a.Target, err)
 	}
 	return r, nil
 }
 
-func (s *Store) put(a Artifact) (*Result, error) {
+func (s *Store) put(ctx context.Context, a Artifact) (*Result, error) {
 	m := ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: ArtifactType,
 		Annotations: map[string]string{
@@ -452,7 +454,7 @@ func (s *Store) put(a Artifact) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.register(raw, false, func(tx *bbolt.Tx) error {
+	r, err := s.register(ctx, raw, false, func(tx *bbolt.Tx) error {
 		a.History.Key = m.Config.Digest.Encoded()
 		return putJSON(tx, bucketHistory, a.Arch+"\x00"+a.Target, a.History)
 	})
@@ -460,14 +462,17 @@ func (s *Store) put(a Artifact) (*Result, error) {
 }
 
 // Adopt records a result of which the manifest is at hand, but not necessarily
-// the files: they lie in the team cache, and are brought by AddBlob when needed.
-func (s *Store) Adopt(manifest []byte) (*Result, error) { return s.register(manifest, true, nil) }
+// the files: they lie in the team cache, and are brought by AddBlob when needed. It
+// waits as Put does.
+func (s *Store) Adopt(ctx context.Context, manifest []byte) (*Result, error) {
+	return s.register(ctx, manifest, true, nil)
+}
 
 // Register records a result of which the manifest is at hand, and everything that
 // it names is here: its inputs, its files and what is attached to it. Otherwise the
 // error wraps fs.ErrNotExist, and nothing is recorded. The caller has verified the
 // blobs, as AddBlob does.
-func (s *Store) Register(manifest []byte) (*Result, error) {
+func (s *Store) Register(ctx context.Context, manifest []byte) (*Result, error) {
 	r, err := Parse(manifest)
 	if err != nil {
 		return nil, err
@@ -477,7 +482,7 @@ func (s *Store) Register(manifest []byte) (*Result, error) {
 			return nil, fmt.Errorf("%s is not complete: %w", r.Target, err)
 		}
 	}
-	return s.register(manifest, false, nil)
+	return s.register(ctx, manifest, false, nil)
 }
 
 // Blobs are the digests of everything that a manifest names, "sha256:<hex>".
@@ -493,7 +498,7 @@ func (r *Result) Blobs() []string {
 }
 
 // register writes a manifest and leads its key to it.
-func (s *Store) register(manifest []byte, lazy bool, also func(*bbolt.Tx) error) (*Result, error) {
+func (s *Store) register(ctx context.Context, manifest []byte, lazy bool, also func(*bbolt.Tx) error) (*Result, error) {
 	d, err := s.addBytes(manifest)
 	if err != nil {
 		return nil, err
@@ -511,7 +516,7 @@ func (s *Store) register(manifest []byte, lazy bool, also func(*bbolt.Tx) error)
 			}
 		}
 	}
-	return r, s.index.write(func(tx *bbolt.Tx) error {
+	return r, s.index.writeWithin(ctx, func(tx *bbolt.Tx) error {
 		if also != nil {
 			if err := also(tx); err != nil {
 				return err

@@ -30,7 +30,7 @@ func put(t *testing.T, s *Store, inputs string, files map[string]string) *Result
 			t.Fatal(err)
 		}
 	}
-	r, err := s.Put(Artifact{
+	r, err := s.Put(t.Context(), Artifact{
 		Target: "packages/a", Arch: "x86_64", Inputs: []byte(inputs), Dir: dir,
 		Attachments: map[string][]byte{"text/x-note": []byte("note on " + inputs)}, History: History{Wall: 2, CPU: 1.5, Memory: 1 << 20},
 	})
@@ -301,6 +301,43 @@ func TestSessionIsMended(t *testing.T) {
 	}
 }
 
+// A result waits for a process that holds the index, until its context ends.
+func TestPutWaits(t *testing.T) {
+	s := open(t)
+	other, err := Open(s.Dir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	why := errors.New("interrupted")
+	err = other.Session(func() error {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(2*indexTry, func() { cancel(why) })
+		if _, err := s.Put(ctx, Artifact{Target: "packages/a", Inputs: []byte("in"), Dir: t.TempDir()}); !errors.Is(err, why) || !strings.Contains(err.Error(), "another process holds") {
+			t.Errorf("got %v, want %v", err, why)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := make(chan error)
+	err = other.Session(func() error {
+		go func() {
+			_, err := s.Put(t.Context(), Artifact{Target: "packages/a", Inputs: []byte("in"), Dir: t.TempDir()})
+			put <- err
+		}()
+		select {
+		case err := <-put:
+			t.Fatalf("put while another holds the index: %v", err)
+		case <-time.After(3 * indexTry):
+		}
+		return nil
+	})
+	if err := errors.Join(err, <-put); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestSessions(t *testing.T) {
 	s := open(t)
 	r := put(t, s, "in", map[string]string{"a.rpm": "one"})
@@ -363,7 +400,7 @@ func TestAdopt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Adopt(manifest); err != nil {
+	if _, err := s.Adopt(t.Context(), manifest); err != nil {
 		t.Fatal(err)
 	}
 	got := get(t, s, r.Key)
@@ -382,11 +419,11 @@ func TestAdopt(t *testing.T) {
 	if diff := cmp.Diff(r.Files[1:], s.Missing(get(t, s, r.Key))); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := s.Adopt([]byte(`{"artifactType":"x"}`)); !errors.Is(err, ErrCorrupt) {
+	if _, err := s.Adopt(t.Context(), []byte(`{"artifactType":"x"}`)); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a manifest of something else: %v", err)
 	}
 	evil := strings.Replace(string(manifest), `"a.rpm"`, `"../../a"`, 1)
-	if _, err := s.Adopt([]byte(evil)); !errors.Is(err, ErrCorrupt) {
+	if _, err := s.Adopt(t.Context(), []byte(evil)); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("a name that leads out: %v", err)
 	}
 }
@@ -546,7 +583,7 @@ func TestPutRefusesSpecialFiles(t *testing.T) {
 	if err := os.Symlink("/etc/passwd", filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Put(Artifact{Target: "packages/a", Dir: dir}); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+	if _, err := s.Put(t.Context(), Artifact{Target: "packages/a", Dir: dir}); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Fatalf("err=%v", err)
 	}
 }
