@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -298,7 +299,27 @@ type History struct {
 	Memory int64   `json:"memory"` // peak, bytes; 0 where it is not known
 }
 
-// History gives how the last build of a target on this machine went.
+// remember takes how the build of a result went on another machine for the history
+// of its target, where this one has none: that is better than knowing nothing.
+func remember(tx *bbolt.Tx, r *Result) error {
+	row := r.Annotations[AnnotationArch] + "\x00" + r.Target
+	if getJSON(tx, bucketHistory, row, new(History)) {
+		return nil
+	}
+	h := History{Key: r.Key}
+	var errs [3]error
+	h.Wall, errs[0] = strconv.ParseFloat(r.Annotations[AnnotationWall], 64)
+	h.CPU, errs[1] = strconv.ParseFloat(r.Annotations[AnnotationCPU], 64)
+	h.Memory, errs[2] = strconv.ParseInt(r.Annotations[AnnotationMemory], 10, 64)
+	const most = 1e9 // seconds; also tells what is not a number
+	if errors.Join(errs[:]...) != nil || !(h.Wall >= 0 && h.Wall < most) || !(h.CPU >= 0 && h.CPU < most) || h.Memory < 0 {
+		return nil
+	}
+	return putJSON(tx, bucketHistory, row, h)
+}
+
+// History gives how the last build of a target went, on this machine if it built
+// it.
 func (s *Store) History(arch, target string) (History, bool) {
 	var h History
 	ok := false

@@ -454,8 +454,8 @@ func (s *Store) put(ctx context.Context, a Artifact) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.register(ctx, raw, false, func(tx *bbolt.Tx) error {
-		a.History.Key = m.Config.Digest.Encoded()
+	r, err := s.register(ctx, raw, false, func(tx *bbolt.Tx, r *Result) error {
+		a.History.Key = r.Key
 		return putJSON(tx, bucketHistory, a.Arch+"\x00"+a.Target, a.History)
 	})
 	return r, err
@@ -465,7 +465,7 @@ func (s *Store) put(ctx context.Context, a Artifact) (*Result, error) {
 // the files: they lie in the team cache, and are brought by AddBlob when needed. It
 // waits as Put does.
 func (s *Store) Adopt(ctx context.Context, manifest []byte) (*Result, error) {
-	return s.register(ctx, manifest, true, nil)
+	return s.register(ctx, manifest, true, remember)
 }
 
 // Register records a result of which the manifest is at hand, and everything that
@@ -482,7 +482,7 @@ func (s *Store) Register(ctx context.Context, manifest []byte) (*Result, error) 
 			return nil, fmt.Errorf("%s is not complete: %w", r.Target, err)
 		}
 	}
-	return s.register(ctx, manifest, false, nil)
+	return s.register(ctx, manifest, false, remember)
 }
 
 // Blobs are the digests of everything that a manifest names, "sha256:<hex>".
@@ -498,7 +498,7 @@ func (r *Result) Blobs() []string {
 }
 
 // register writes a manifest and leads its key to it.
-func (s *Store) register(ctx context.Context, manifest []byte, lazy bool, also func(*bbolt.Tx) error) (*Result, error) {
+func (s *Store) register(ctx context.Context, manifest []byte, lazy bool, also func(*bbolt.Tx, *Result) error) (*Result, error) {
 	d, err := s.addBytes(manifest)
 	if err != nil {
 		return nil, err
@@ -517,10 +517,8 @@ func (s *Store) register(ctx context.Context, manifest []byte, lazy bool, also f
 		}
 	}
 	return r, s.index.writeWithin(ctx, func(tx *bbolt.Tx) error {
-		if also != nil {
-			if err := also(tx); err != nil {
-				return err
-			}
+		if err := also(tx, r); err != nil {
+			return err
 		}
 		return putJSON(tx, bucketResults, r.Key, e)
 	})

@@ -428,6 +428,52 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
+// What others built tells how long it takes, until this machine has built it.
+func TestHistoryOfOthers(t *testing.T) {
+	manifest := func(s *Store, inputs string, h History) []byte {
+		t.Helper()
+		r, err := s.Put(t.Context(), Artifact{Target: "packages/a", Arch: "x86_64", Inputs: []byte(inputs), Dir: t.TempDir(), History: h})
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := s.Manifest(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	theirs := History{Key: keyOf("in"), Wall: 20.5, CPU: 60, Memory: 1 << 30}
+	own := History{Key: keyOf("own"), Wall: 3, CPU: 4, Memory: 5}
+	right := manifest(open(t), "in", theirs)
+	for _, c := range []struct {
+		name     string
+		built    bool // here, before
+		manifest string
+		want     History
+		ok       bool
+	}{
+		{"none", false, string(right), theirs, true},
+		{"own", true, string(right), own, true},
+		{"no numbers", false, strings.Replace(string(right), "20.5", "NaN", 1), History{}, false},
+		{"negative", false, strings.Replace(string(right), "20.5", "-2", 1), History{}, false},
+		{"absent", false, strings.Replace(string(right), AnnotationWall, "x", 1), History{}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := open(t)
+			if c.built {
+				manifest(s, "own", own)
+			}
+			if _, err := s.Adopt(t.Context(), []byte(c.manifest)); err != nil {
+				t.Fatal(err)
+			}
+			got, ok := s.History("x86_64", "packages/a")
+			if diff := cmp.Diff(c.want, got); diff != "" || ok != c.ok {
+				t.Error(ok, diff)
+			}
+		})
+	}
+}
+
 func TestLast(t *testing.T) {
 	s := open(t)
 	if got := s.Last("/ws", "x86_64", "packages/a"); got != "" {
