@@ -486,7 +486,8 @@ func (b *Builder) make(ctx context.Context, t *graph.Target, wanted bool, waited
 // lock holds a target's key, so that of several processes that want the same
 // target one builds it and the others find it in the store.
 func (b *Builder) lock(ctx context.Context, key string) (unlock func(), err error) {
-	// the file stays: removing it would let two holders of one name exist
+	// the file stays until builds are over, and slipway cache prune removes it:
+	// sooner, two holders of one name could exist
 	dir := filepath.Join(b.opt.Cache, "locks")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err

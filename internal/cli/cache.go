@@ -390,6 +390,12 @@ func (c *cache) prune(cmd *cobra.Command, f pruneFlags) error {
 		}
 	}
 	others := func() error {
+		if !f.dryRun {
+			// builds lock keys only while they use the store, which now none does
+			if err := os.RemoveAll(filepath.Join(c.dir, "locks")); err != nil {
+				return err
+			}
+		}
 		pinned, err := c.pinnedSDKs()
 		if err != nil {
 			fmt.Fprintf(cmd.ErrOrStderr(), "SDKs are kept, because it is not known which ones workspaces need: %v\n", err)
