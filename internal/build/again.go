@@ -26,6 +26,10 @@ import (
 // phaseCompare is when the second build of a target is compared with the first.
 const phaseCompare = "comparing"
 
+// ageOfCopy is by how much the files of a second build are older than the epoch, so
+// that RPMs would keep the difference.
+const ageOfCopy = 24 * time.Hour
+
 // RebuildOptions say what is built a second time.
 type RebuildOptions struct {
 	All  bool // also what the named targets need
@@ -285,7 +289,7 @@ func (b *Builder) elsewhere(ctx context.Context) (again *Builder, remove func() 
 		return nil, remove, err
 	}
 	root := filepath.Join(dir, "workspace")
-	if err := copyWorkspace(b.ws, root); err != nil {
+	if err := copyWorkspace(b.ws, root, time.Unix(b.ws.Config.ReleaseEpoch, 0).Add(-ageOfCopy)); err != nil {
 		return nil, remove, fmt.Errorf("copy the workspace: %w", err)
 	}
 	ws, err := workspace.Load(root)
@@ -334,22 +338,24 @@ func sweepElsewhere(prefix string) {
 	}
 }
 
-// copyWorkspace copies what builds read of a workspace to the folder to.
-func copyWorkspace(ws *workspace.Workspace, to string) error {
+// copyWorkspace copies what builds read of a workspace to the folder to, as a
+// checkout of another time with another umask.
+func copyWorkspace(ws *workspace.Workspace, to string, mtime time.Time) error {
 	files, _, err := ws.Paths()
 	for _, path := range files {
 		if err == nil {
 			var rel string
 			if rel, err = filepath.Rel(ws.Root, path); err == nil {
-				err = copyFile(path, filepath.Join(to, rel))
+				err = copyFile(path, filepath.Join(to, rel), mtime)
 			}
 		}
 	}
 	return err
 }
 
-// copyFile copies a regular file with its mode, or a symbolic link.
-func copyFile(from, to string) error {
+// copyFile copies a regular file, with the group's right to write it turned round,
+// or a symbolic link.
+func copyFile(from, to string, mtime time.Time) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
 	}
@@ -374,5 +380,5 @@ func copyFile(from, to string) error {
 		return err
 	}
 	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Chmod(info.Mode().Perm()), out.Close())
+	return errors.Join(err, out.Chmod(info.Mode().Perm()^0o020), out.Close(), os.Chtimes(to, mtime, mtime))
 }

@@ -604,7 +604,7 @@ func (b *Builder) spaceError(t *graph.Target, err error) error {
 }
 
 func (b *Builder) engineJob(t *graph.Target, rec recipe.Build, out string, log *buildLog) engine.Job {
-	return engine.Job{Name: t.Name, Def: rec.State, ExportDir: out, Locals: rec.Locals, Stores: b.stores(), Log: log}
+	return engine.Job{Name: t.Name, Def: rec.State, ExportDir: out, Locals: rec.Locals, Mtime: rec.Mtime, Stores: b.stores(), Log: log}
 }
 
 // stores are the content stores that recipes refer to.
@@ -717,7 +717,8 @@ func (b *Builder) recipe(ctx context.Context, t *graph.Target, in plan.Inputs) (
 	r := recipe.Package{
 		Sandbox: b.sandbox(), Name: t.Name, Spec: filepath.Base(p.Spec), Files: p.Files, Dir: p.Dir,
 		Groups: p.SourceGroups, GroupsDir: filepath.Join(b.ws.Root, "sources"),
-		RPMs: rpmBlobs(in),
+		Content: plan.Inputs{Files: in.Files, Groups: in.Groups}.Key(),
+		RPMs:    rpmBlobs(in),
 	}
 	for i := range p.ExternalFiles {
 		r.Sources = append(r.Sources, recipe.Blob{Store: recipe.StoreSources, Digest: "sha256:" + blobs[i].SHA256, Name: p.ExternalFiles[i].FileName()})

@@ -2,9 +2,12 @@ package engine
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -18,6 +21,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 	"github.com/tonistiigi/fsutil"
+	"github.com/tonistiigi/fsutil/types"
 )
 
 // cancelTime is how long a cancelled Solve waits for the daemon's last word.
@@ -33,6 +37,11 @@ type Job struct {
 	ExportDir string
 	// Locals are the directories that llb.Local names.
 	Locals map[string]string
+	// Mtime, unless zero, is the time of everything in Locals, which then has
+	// nothing either of what differs between checkouts: files get mode 0755, if
+	// anybody may run them, or 0644, folders 0755, no extended attributes and no
+	// hard links. All of it is sent anew.
+	Mtime time.Time
 	// Stores are the OCI layout directories (blobs/sha256/…) that
 	// llb.OCIStore and llb.ImageBlobOCIStore name by their store id.
 	Stores map[string]string
@@ -121,12 +130,22 @@ func (job *Job) options() (client.SolveOpt, error) {
 		Internal:     true,
 		SourcePolicy: policy(job.AllowSources),
 	}
+	if !job.Mtime.IsZero() {
+		// BuildKit would send to the copy of an earlier build, compare by time and
+		// size, and leave folders with the time of that.
+		opt.SharedKey = rand.Text()
+	}
 	for name, dir := range job.Locals {
-		fs, err := fsutil.NewFS(dir)
+		tree, err := fsutil.NewFS(dir)
 		if err != nil {
 			return opt, fmt.Errorf("local directory %q (%s): %w", name, dir, err)
 		}
-		opt.LocalMounts[name] = fs
+		if !job.Mtime.IsZero() {
+			if tree, err = fsutil.NewFilterFS(tree, &fsutil.FilterOpt{Map: job.normal(dir)}); err != nil {
+				return opt, fmt.Errorf("local directory %q (%s): %w", name, dir, err)
+			}
+		}
+		opt.LocalMounts[name] = tree
 	}
 	for id, dir := range job.Stores {
 		store, err := openBlobDir(dir)
@@ -143,6 +162,31 @@ func (job *Job) options() (client.SolveOpt, error) {
 		opt.Exports = []client.ExportEntry{{Type: client.ExporterLocal, OutputDir: dir}}
 	}
 	return opt, nil
+}
+
+// normal makes metadata of files in a directory as Job.Mtime says.
+func (job *Job) normal(dir string) fsutil.MapFunc {
+	return func(path string, st *types.Stat) fsutil.MapResult {
+		st.ModTime = job.Mtime.UnixNano()
+		st.Xattrs = nil
+		switch mode := fs.FileMode(st.Mode); {
+		case mode.IsDir():
+			st.Mode = uint32(fs.ModeDir | 0o755)
+		case mode.IsRegular():
+			st.Mode = 0o644
+			if mode&0o111 != 0 {
+				st.Mode = 0o755
+			}
+			if st.Linkname != "" { // of a file that was sent, which has the size
+				info, err := os.Lstat(filepath.Join(dir, path))
+				if err != nil {
+					return fsutil.MapResultExclude // it has gone
+				}
+				st.Linkname, st.Size = "", info.Size()
+			}
+		}
+		return fsutil.MapResultKeep
+	}
 }
 
 // Solve runs a build and returns when it is done and exported. The error is an

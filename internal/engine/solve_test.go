@@ -10,11 +10,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // exported reads a directory of small files.
@@ -78,6 +80,57 @@ func TestSolveExports(t *testing.T) {
 	if err != nil || len(entries) != 1 {
 		t.Errorf("the store has changed: %v, %v", entries, err)
 	}
+}
+
+// With Mtime set nothing of a directory gets to the step but names, contents and
+// whether a file can be run, however often it changes.
+func TestSolveMtime(t *testing.T) {
+	c := sharedClient(t)
+	root, job := probe(t)
+	dir := t.TempDir()
+	job.Locals = map[string]string{"pkg": dir}
+	job.Mtime = time.Unix(1700000000, 123456789)
+	files := llb.Local("pkg", llb.IncludePatterns([]string{"a", "b", "sub"}))
+	job.Def = run(root, "list /in -- cat /in/a -- cat /in/sub/b", llb.IgnoreCache, llb.AddMount("/in", files, llb.Readonly)).Root()
+	var lines []string
+	job.OnEvent = func(e Event) {
+		if e.Kind == VertexLine {
+			lines = append(lines, e.Line)
+		}
+	}
+	solve := func(want ...string) {
+		t.Helper()
+		lines = nil
+		if _, err := c.Solve(t.Context(), job); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, lines); diff != "" {
+			t.Error(diff)
+		}
+	}
+	a, b, sub := filepath.Join(dir, "a"), filepath.Join(dir, "sub", "b"), filepath.Join(dir, "sub")
+	old := time.Unix(978307200, 0)
+	setup := errors.Join(
+		os.Mkdir(sub, 0o700), os.WriteFile(a, []byte("one"), 0o664), os.Chmod(a, 0o664), os.Link(a, filepath.Join(sub, "same")),
+		os.WriteFile(b, []byte("run"), 0o4711), os.Chmod(b, 0o711|os.ModeSetuid), os.Symlink("b", filepath.Join(sub, "link")),
+		unix.Setxattr(b, "user.note", []byte("x"), 0), os.Chtimes(a, old, old))
+	if setup != nil {
+		t.Fatal(setup)
+	}
+	const rest = "mtime=1700000000.123456789 owner=0:0"
+	listed := []string{
+		"/in/a mode=100644 " + rest + " links=1 size=3 attributes=0",
+		"/in/sub mode=40755 " + rest + " links=0 size=0 attributes=0",
+		"/in/sub/b mode=100755 " + rest + " links=1 size=3 attributes=0",
+		"/in/sub/link mode=120777 " + rest + " links=1 size=1 attributes=0",
+		"/in/sub/same mode=100644 " + rest + " links=1 size=3 attributes=0",
+	}
+	solve(append(listed, "one", "run")...)
+	// neither time nor size tell of the change
+	if err := errors.Join(os.WriteFile(a, []byte("two"), 0o664), os.Chmod(b, 0o755), os.Chtimes(a, old, old)); err != nil {
+		t.Fatal(err)
+	}
+	solve(append(listed, "two", "run")...)
 }
 
 func TestSolveCache(t *testing.T) {

@@ -9,6 +9,7 @@ package recipe
 import (
 	"crypto/sha256"
 	_ "embed"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -117,6 +118,7 @@ type Package struct {
 	Dir       string   // folder of the package on the host
 	Sources   []Blob   // upstream sources
 	Groups    []string // first-party sources, slash-separated paths below GroupsDir; "." is all of it
+	Content   string   // changes whenever an own file or a first-party source does
 	GroupsDir string   // the workspace's sources/ folder on the host
 	RPMs      []Blob   // what is installed into its sysroot
 }
@@ -141,16 +143,16 @@ type Image struct {
 type Build struct {
 	State  llb.State         // holds the result's files at its top
 	Locals map[string]string // folders on the host by llb.Local name
+	Mtime  time.Time         // of all files in Locals; their own when zero
 }
 
 // Build gives the LLB whose state holds the binary RPMs.
 func (p Package) Build() Build {
-	b := Build{Locals: map[string]string{}}
+	b := Build{Locals: map[string]string{}, Mtime: p.mtime()}
 	local := func(name, dir string, patterns []string) llb.State {
 		key := name + ":" + p.Name
 		b.Locals[key] = dir
-		// the hint has the path, since all checkouts share one engine
-		return llb.Local(key, llb.IncludePatterns(patterns), llb.SharedKeyHint(key+":"+dir), llb.WithCustomName("[internal] "+key))
+		return llb.Local(key, llb.IncludePatterns(patterns), llb.WithCustomName("[internal] "+key))
 	}
 
 	sysroot := p.sysroot()
@@ -180,6 +182,15 @@ func (p Package) Build() Build {
 	b.State = llb.Scratch().File(llb.Copy(built, "/builder/rpmbuild/RPMS/*/*.rpm", "/",
 		&llb.CopyInfo{AllowWildcard: true}), llb.WithCustomName("[internal] RPMs of "+p.Name))
 	return b
+}
+
+// mtime is the time that own files and first-party sources have in the sandbox, as
+// keys know nothing of times: the epoch, which RPMs keep. The nanoseconds follow
+// from the content, since go takes a file in its build cache, which outlives the
+// sandbox, for unchanged by time and size.
+func (p Package) mtime() time.Time {
+	sum := sha256.Sum256([]byte(p.Content))
+	return time.Unix(p.Epoch, int64(binary.BigEndian.Uint32(sum[:])%1e9))
 }
 
 func (p Package) sysroot() llb.State {

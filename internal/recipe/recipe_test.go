@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/buildkit/client/llb"
@@ -221,5 +222,17 @@ func TestJobsSetting(t *testing.T) {
 	p.Jobs = 5
 	if text := describe(t, p.Build()); strings.Count(text, "  env OMP_NUM_THREADS=5\n") != 2 {
 		t.Errorf("not in both sandboxes: %s", text)
+	}
+}
+
+// Files have the epoch as their time, and another nanosecond whenever they change.
+func TestPackageMtime(t *testing.T) {
+	of := func(content string) time.Time {
+		p := pkg()
+		p.Content = content
+		return p.Build().Mtime
+	}
+	if one := of("a"); one.Unix() != pkg().Epoch || !one.Equal(of("a")) || one.Equal(of("b")) {
+		t.Errorf("%v, then %v, and %v after a change", one, of("a"), of("b"))
 	}
 }

@@ -5,9 +5,11 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -67,6 +69,23 @@ func run(command string, args []string) {
 		data, err := os.ReadFile(args[0])
 		check(err)
 		fmt.Println(string(data))
+	case "list": // everything below a folder
+		check(filepath.WalkDir(args[0], func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || path == args[0] {
+				return err
+			}
+			var st syscall.Stat_t
+			if err := syscall.Lstat(path, &st); err != nil {
+				return err
+			}
+			attributes, err := syscall.Listxattr(path, nil)
+			if st.Mode&syscall.S_IFMT == syscall.S_IFDIR {
+				st.Nlink, st.Size = 0, 0 // as the file system has it
+			}
+			fmt.Printf("%s mode=%o mtime=%d.%09d owner=%d:%d links=%d size=%d attributes=%d\n",
+				path, st.Mode, st.Mtim.Sec, st.Mtim.Nsec, st.Uid, st.Gid, st.Nlink, st.Size, attributes)
+			return err
+		}))
 	case "copy":
 		data, err := os.ReadFile(args[0])
 		check(err)
