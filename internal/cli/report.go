@@ -37,7 +37,7 @@ A build that finds all results in the store writes none: where nothing has chang
 it looks at the state of files, and does nothing else.
 
 With --json the reports are printed as a list, the newest first, as they lie in
-build/reports/: times are in seconds, memory is in bytes.`,
+build/reports/: times are in seconds, memory is in bytes, without page cache.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if last < 1 {

@@ -239,6 +239,11 @@ echo "processors: $RPM_BUILD_NCPUS %{_smp_build_ncpus} %{?_smp_mflags}"
 // A script says what it used, and keeps its exit status.
 func TestMeasured(t *testing.T) {
 	t.Parallel()
+	_, v2 := os.Stat("/sys/fs/cgroup/memory.stat")
+	_, v1 := os.Stat("/sys/fs/cgroup/memory/memory.stat")
+	if v1 != nil && v2 != nil {
+		t.Skip(v1) // sandboxes always have one
+	}
 	for script, status := range map[string]int{"echo did": 0, "echo did; exit 7": 7, "echo did; false": 1} {
 		cmd := exec.Command("/bin/bash", "-euo", "pipefail", "-c", measureScript+script, "slipway")
 		cmd.Env = append(os.Environ(), "TMPDIR="+t.TempDir())
@@ -246,7 +251,7 @@ func TestMeasured(t *testing.T) {
 		if got := cmd.ProcessState.ExitCode(); got != status {
 			t.Errorf("%s: exit status %d, %v", script, got, err)
 		}
-		if !regexp.MustCompile(`^did\n\+ slipway: times (\d+m[\d.]+s ){4}\n(\+ slipway: memory \d+\n)?$`).Match(out) {
+		if !regexp.MustCompile(`^did\n\+ slipway: times (\d+m[\d.]+s ){4}\n\+ slipway: memory [1-9]\d*\n$`).Match(out) {
 			t.Errorf("%s printed %q", script, out)
 		}
 	}
