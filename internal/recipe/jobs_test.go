@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // cpus is how many processors the scripts below believe to have.
@@ -199,6 +201,40 @@ s|-j4
 `
 	if got != want {
 		t.Errorf("got %s", got)
+	}
+}
+
+// ninja and go have the tokens that are free when they start, and give them back
+// however they end.
+func TestJobsOfOthers(t *testing.T) {
+	s := newSandboxes(t)
+	show := `bash -ec 'command() { shift; echo "${GOMAXPROCS:-}|$*"; }; ninja -C b all; ninja -j4 "a b"; ninja -j2 all; go build ./...; GOMAXPROCS=3; go vet; unset GOMAXPROCS
+		command() { return 3; }; ninja || echo "status $?"; go || echo "status $?"
+		command() { shift; echo "${GOMAXPROCS:-}|$*"; }; go build; ninja'`
+	alone := `|-j4 -C b all
+|-j4 a b
+|-j2 all
+4|build ./...
+3|vet
+status 3
+status 3
+4|build
+|-j4
+`
+	if diff := cmp.Diff(alone, s.end(s.start("a", "", show))); diff != "" {
+		t.Error(diff)
+	}
+	for _, tool := range []string{"make -j4 -s -f $MAKEFILE hang", "command() { touch $RUN/$NAME/{1..4}; sleep 600; }; ninja", "command() { touch $RUN/$NAME/{1..4}; sleep 600; }; go build"} {
+		holder := s.start("holder", "", `rm -rf "$RUN/$NAME"; mkdir "$RUN/$NAME"; bash -ec '`+tool+`'`)
+		s.waitFor("holder/*", cpus)
+		got := s.end(s.start("beside", "", `bash -ec 'command() { shift; echo "${GOMAXPROCS:-}|$*"; }; go build; ninja'`))
+		if diff := cmp.Diff("1|build\n|-j1\n", got); diff != "" {
+			t.Errorf("beside %s: %s", tool, diff)
+		}
+		s.kill(holder)
+		if err := os.RemoveAll(filepath.Join(s.dir, "run", "holder")); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
