@@ -198,7 +198,7 @@ func workerOptions(f files, runc string) (opt base.WorkerOpt, steps *stepCounter
 	if err != nil {
 		return fail("worker id", err)
 	}
-	policy, err := gcPolicy(f.state)
+	space, err := disk.GetDiskStat(f.state)
 	if err != nil {
 		return fail("disk size", err)
 	}
@@ -212,7 +212,7 @@ func workerOptions(f files, runc string) (opt base.WorkerOpt, steps *stepCounter
 			label.OCIProcessMode: oci.ProcessSandbox.String(),
 		},
 		Platforms:        []ocispecs.Platform{platforms.Normalize(platforms.DefaultSpec())},
-		GCPolicy:         policy,
+		GCPolicy:         gcPolicy(space.Total),
 		BuildkitVersion:  client.BuildkitVersion{Package: version.Package, Version: buildKitVersion()},
 		NetworkProviders: networks,
 		Executor:         steps,
@@ -232,20 +232,17 @@ func workerOptions(f files, runc string) (opt base.WorkerOpt, steps *stepCounter
 
 const gigabyte = 1_000_000_000
 
-// gcPolicy says what is thrown away, in order, after builds. BuildKit compares
+// gcPolicy says what is thrown away, in order, after builds, of a cache on a disk
+// of so many bytes. BuildKit compares
 // each limit with the size of the whole cache, whatever the rule's filter, so
 // the filter only chooses the victims: uploaded sources first, then ordinary
 // layers, and cache mounts (compiler caches, dear to refill) at the very end
-// and never below 20 GB, or a quarter of a small disk.
-func gcPolicy(state string) ([]client.PruneInfo, error) {
-	d, err := disk.GetDiskStat(state)
-	if err != nil {
-		return nil, err
-	}
+// and not once the whole cache is below 20 GB, or a quarter of a small disk.
+func gcPolicy(disk int64) []client.PruneInfo {
 	var (
-		reserved = min(20*gigabyte, d.Total/4)
-		most     = min(100*gigabyte, d.Total*3/4)
-		free     = min(10*gigabyte, d.Total/10)
+		reserved = min(20*gigabyte, disk/4)
+		most     = min(100*gigabyte, disk*3/4)
+		free     = min(10*gigabyte, disk/10)
 	)
 	const notCacheMounts = "type!=" + string(client.UsageRecordTypeCacheMount)
 	return []client.PruneInfo{
@@ -253,7 +250,7 @@ func gcPolicy(state string) ([]client.PruneInfo, error) {
 		{Filter: []string{notCacheMounts}, MaxUsedSpace: most, MinFreeSpace: free},
 		{Filter: []string{notCacheMounts}, MaxUsedSpace: most, MinFreeSpace: free, All: true},
 		{MaxUsedSpace: most, MinFreeSpace: free, ReservedSpace: reserved, All: true},
-	}, nil
+	}
 }
 
 // stepCounter is an executor that knows how many containers run, so that a
