@@ -164,6 +164,10 @@ func (b *Builder) rebuild(ctx context.Context, again *Builder, one, two *step, k
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
+	v.Clock = "unshifted"
+	if again.fastClock {
+		v.Clock = "ahead"
+	}
 	rec, err := again.recipe(ctx, t, two.inputs)
 	if err != nil {
 		return err

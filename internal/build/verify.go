@@ -42,6 +42,7 @@ type Verified struct {
 	Findings    []string     `json:"findings,omitempty"`    // what is wrong, and what to do
 	Differences []Difference `json:"differences,omitempty"` // of a second build
 	Kept        string       `json:"kept,omitempty"`        // folder of what the second build made
+	Clock       string       `json:"clock,omitempty"`       // of the second build: "ahead", or "unshifted" where the SDK has no C compiler
 }
 
 // Good tells whether nothing is wrong.
