@@ -159,9 +159,9 @@ func TestNewDisk(t *testing.T) {
 		{"some of them", variant("kernel-parameters = [\"quiet\", \"panic=2\"]\n"), []string{"changed  setting kernel-parameters\n-panic=1\n+panic=2\n"}},
 		{"formats", variant("kernel-parameters = [\"quiet\", \"panic=2\"]\nimage-formats = [\"raw\", \"qcow2\"]\n"), []string{"changed  setting image-formats\n+qcow2\n"}},
 		{"layout", func() {
-			d.write("variants/dev/variant.toml", strings.Replace(migratingVariant, "data-size-mib = 4", "data-size-mib = 5\nslots = 1", 1))
+			d.write("variants/dev/variant.toml", strings.Replace(migratingVariant, "data-size-mib = 4", "data-size-mib = 5\nprivate-size-mib = 33", 1))
 		},
-			[]string{"changed  setting image-formats\n-qcow2\n", "changed  setting image-layout.data-size-mib: 4 → 5", "changed  setting image-layout.slots: 2 → 1", "removed  setting kernel-parameters"}},
+			[]string{"changed  setting image-formats\n-qcow2\n", "changed  setting image-layout.data-size-mib: 4 → 5", "changed  setting image-layout.private-size-mib: 32 → 33", "removed  setting kernel-parameters"}},
 		{"signing", func() { d.signing = signingOf(t) }, []string{"added    setting signing"}},
 		{"another key", func() { d.signing = signingOf(t) }, []string{"changed  setting signing"}},
 		{"disk removed", remove(".img"), []string{"added    image build/images/x86_64-dev/1.2.3/testos-dev-x86_64-1.2.3.img"}},
