@@ -5,7 +5,7 @@ rows=()
 missed=0
 
 # calc EXPR: the value of an expression of numbers
-calc() { awk "BEGIN { printf \"%.4g\", $1 }"; }
+calc() { awk "BEGIN { printf \"%.4g\", ($1) }"; }
 
 # median: the median of the numbers on standard input, one a line
 median() { sort -g | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
