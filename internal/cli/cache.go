@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -163,19 +165,39 @@ type sdkUse struct {
 }
 
 func cacheDuCommand() *cobra.Command {
-	var asJSON bool
+	var asJSON, listed bool
+	var order string
 	cmd := &cobra.Command{
 		Use:   "du",
 		Short: "Show what the caches hold, and how much room it takes",
 		Long: `Du shows how much room results, upstream sources, SDKs, kept disk images, plans
 and the engine's state take: what is allocated on the disk, with files of several
 names counted once. Results are reachable as long as a workspace that still exists
-had them last.`,
+had them last.
+
+With --results it lists the results instead, each with the size of its files that are
+here, the day on which a build last wanted it, and whether it is reachable.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !slices.Contains([]string{"age", "size"}, order) {
+				return fmt.Errorf("--sort %s: it is age or size", order)
+			}
+			if cmd.Flags().Changed("sort") && !listed {
+				return errors.New("--sort is for --results")
+			}
 			c, err := openCache()
 			if err != nil {
 				return err
+			}
+			if listed {
+				list, err := c.list(order)
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return printJSON(cmd.OutOrStdout(), list)
+				}
+				return printResults(cmd.OutOrStdout(), list)
 			}
 			use, err := c.measure(cmd.Context())
 			if err != nil {
@@ -188,7 +210,44 @@ had them last.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON; sizes are bytes")
+	cmd.Flags().BoolVar(&listed, "results", false, "list the results")
+	cmd.Flags().StringVar(&order, "sort", "age", "with --results: age, the longest unused first, or size, the largest first")
 	return cmd
+}
+
+// resultUse is what cache du --results tells of a result.
+type resultUse struct {
+	Target    string    `json:"target"`
+	Key       string    `json:"key"`
+	Bytes     int64     `json:"bytes"`
+	Used      time.Time `json:"used"` // exact to a day
+	Reachable bool      `json:"reachable"`
+}
+
+// list gives all results in an order, "age" or "size".
+func (c *cache) list(order string) ([]resultUse, error) {
+	infos, err := c.results.List() // by age
+	list := make([]resultUse, len(infos))
+	for i, r := range infos {
+		list[i] = resultUse{r.Target, r.Key, r.Size, r.Used.UTC(), r.Reachable}
+	}
+	if order == "size" {
+		slices.SortStableFunc(list, func(a, b resultUse) int { return cmp.Compare(b.Bytes, a.Bytes) })
+	}
+	return list, err
+}
+
+func printResults(out io.Writer, list []resultUse) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "TARGET\tKEY\tSIZE\tUSED\tREACHABLE")
+	for _, r := range list {
+		reachable := "no"
+		if r.Reachable {
+			reachable = "yes"
+		}
+		fmt.Fprintf(w, "%s\t%.12s\t%s\t%s\t%s\n", r.Target, r.Key, size(r.Bytes), r.Used.Format(time.DateOnly), reachable)
+	}
+	return w.Flush()
 }
 
 func (c *cache) measure(ctx context.Context) (*cacheUse, error) {
