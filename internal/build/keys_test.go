@@ -193,7 +193,8 @@ func TestKeysOfWorkspace(t *testing.T) {
 		"data-filesystem":    {add("variants/dev/variant.toml", "[image-layout]\ndata-filesystem = \"xfs\"\n"), []string{dev}},
 		"name of a variant":  {move("variants/dev", "variants/development"), []string{dev, "variants/development"}},
 		"kernel-parameters":  {add("variants/dev/variant.toml", "kernel-parameters = [\"quiet\"]\n"), nil}, // see TestNewDisk
-		"slots":              {add("variants/dev/variant.toml", "[image-layout]\nslots = 1\n"), nil},
+		"slots":              {add("variants/dev/variant.toml", "[image-layout]\nslots = 1\n"), []string{dev}}, // in-place-updates
+		"data-size-mib":      {add("variants/dev/variant.toml", "[image-layout]\ndata-size-mib = 300\n"), nil},
 		"image-formats":      {add("variants/dev/variant.toml", "image-formats = [\"qcow2\"]\n"), nil},
 		"supported-arches":   {add("variants/dev/variant.toml", "supported-arches = [\"x86_64\"]\n"), nil},
 		"default-variant":    {replace("slipway.toml", `"min"`, `"dev"`), nil},
