@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -210,6 +211,12 @@ func TestKilledDaemon(t *testing.T) {
 	}
 	if err := <-sleeper; !errors.Is(err, ErrLost) {
 		t.Errorf("build on a killed daemon: %v", err)
+	}
+	// as if it had been killed before it noted the snapshots that it was making
+	for n := range 100 {
+		if err := os.MkdirAll(filepath.Join(workerRoot(state, "overlayfs"), "snapshots", "snapshots", strconv.Itoa(n), "fs", "left"), 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 	next := connect(t, state)
 	if next.status.PID == c.status.PID {

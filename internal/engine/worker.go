@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/snapshots/native"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/cache/metadata"
 	"github.com/moby/buildkit/client"
@@ -131,6 +132,25 @@ func newSnapshotter(state, name string) (snapshots.Snapshotter, error) {
 	return native.NewSnapshotter(dir)
 }
 
+// dropUnnoted removes the folders in dir that a killed daemon had made for snapshots
+// and not yet noted: the next snapshots get the same numbers, and could not be put
+// there.
+func dropUnnoted(ctx context.Context, sn snapshots.Snapshotter, dir string) error {
+	c, ok := sn.(snapshots.Cleaner)
+	if !ok {
+		return nil
+	}
+	err := c.Cleanup(ctx)
+	if !errdefs.IsNotFound(err) {
+		return err
+	}
+	entries, err := os.ReadDir(dir) // before the first snapshot, none is noted
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+	}
+	return err
+}
+
 // workerRoot is where the worker of one snapshotter keeps its state: a change
 // of snapshotter begins afresh rather than reading what it cannot.
 func workerRoot(state, snapshotter string) string {
@@ -175,6 +195,9 @@ func workerOptions(f files, runc string) (opt base.WorkerOpt, steps *stepCounter
 
 	sn, err = newSnapshotter(f.state, name)
 	if err != nil {
+		return fail("snapshotter", err)
+	}
+	if err := dropUnnoted(context.Background(), sn, filepath.Join(root, "snapshots", "snapshots")); err != nil {
 		return fail("snapshotter", err)
 	}
 	blobs, err := local.NewStore(filepath.Join(root, "content"))
