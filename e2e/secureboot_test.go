@@ -27,8 +27,8 @@ func TestSecureBoot(t *testing.T) {
 		request, out := filepath.Join(t.TempDir(), "request"), filepath.Join(t.TempDir(), "disk.img")
 		command(t, nil, "sign", "prepare", request, "--image", unsigned, "--cert", k.path("db.crt"))
 		messages, err := filepath.Glob(filepath.Join(request, "*.tbs"))
-		if err != nil || len(messages) != 2 {
-			t.Fatalf("%v (%v): want those of boot loader and kernel", messages, err)
+		if err != nil || len(messages) != 3 {
+			t.Fatalf("%v (%v): want those of boot loader, kernel and root hash", messages, err)
 		}
 		for _, m := range messages {
 			cmd := exec.CommandContext(t.Context(), "openssl", "dgst", "-sha256", "-sign", k.path("db.key"), "-out", strings.TrimSuffix(m, ".tbs")+".sig", m)
@@ -40,6 +40,7 @@ func TestSecureBoot(t *testing.T) {
 		if text, err := exec.CommandContext(t.Context(), "cmp", out, signed).CombinedOutput(); err != nil {
 			t.Errorf("signed elsewhere, the disk is another one: %s", text)
 		}
+		command(t, nil, "image", "verify", out, "--cert", k.path("db.crt"))
 	})
 	t.Run("signed", func(t *testing.T) {
 		out, console, err := run(t, signed, secureBootState, "--secure-boot", k.vars)
@@ -49,7 +50,7 @@ func TestSecureBoot(t *testing.T) {
 		}
 	})
 	t.Run("unsigned", func(t *testing.T) {
-		out, console, err := run(t, unsigned, "echo booted", "--secure-boot", k.vars, "--timeout", "3m")
+		out, console, err := run(t, unsigned, "echo booted", "--secure-boot", k.vars, "--timeout", "90s")
 		if err == nil {
 			t.Fatalf("an unsigned image booted:\n%s", out)
 		}
