@@ -172,7 +172,7 @@ func (b *Builder) rebuild(ctx context.Context, again *Builder, one, two *step, k
 	if err != nil {
 		return err
 	}
-	if _, err := again.export(ctx, t, rec, out); err != nil {
+	if _, err := again.export(ctx, t, two.inputs, rec, out); err != nil {
 		var failed *TargetError
 		if ctx.Err() != nil || !errors.As(err, &failed) {
 			return err

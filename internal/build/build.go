@@ -529,7 +529,7 @@ func (b *Builder) solve(ctx context.Context, t *graph.Target, in plan.Inputs, re
 		return nil, err
 	}
 	defer os.RemoveAll(out)
-	took, err := b.export(ctx, t, rec, out)
+	took, err := b.export(ctx, t, in, rec, out)
 	if err != nil {
 		return nil, err
 	}
@@ -554,7 +554,7 @@ func (b *Builder) solve(ctx context.Context, t *graph.Target, in plan.Inputs, re
 }
 
 // export runs a recipe and puts what it made into the folder out.
-func (b *Builder) export(ctx context.Context, t *graph.Target, rec recipe.Build, out string) (took store.History, err error) {
+func (b *Builder) export(ctx context.Context, t *graph.Target, in plan.Inputs, rec recipe.Build, out string) (took store.History, err error) {
 	client, err := b.connect(ctx)
 	if err != nil {
 		return took, err
@@ -584,6 +584,10 @@ func (b *Builder) export(ctx context.Context, t *graph.Target, rec recipe.Build,
 			return took, fmt.Errorf("%w: what was built before is kept, and the next build starts another engine", err)
 		}
 		return took, b.spaceError(t, err) // the engine has named the target
+	}
+	if t.Variant != nil {
+		b.display.Phase(t.Name, phaseVerity)
+		return took, b.spaceError(t, b.hashTree(ctx, t, in, out))
 	}
 	return took, nil
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -119,20 +118,51 @@ func (b *Builder) osRelease(v *workspace.Variant) string {
 	return fmt.Sprintf("VARIANT_ID=%s\nIMAGE_ID=%s-%s-%s\nIMAGE_VERSION=%s\n", v.Name, b.ws.Config.Name, v.Name, b.opt.Arch, b.ws.Config.Version)
 }
 
-func (b *Builder) imageRecipe(t *graph.Target, in plan.Inputs) recipe.Build {
-	// file system identity and salt follow from what goes in
+// rootUUID gives the UUID of a variant's root file system and of its hash tree, which
+// follows from what goes in.
+func rootUUID(in plan.Inputs) (uuid [16]byte) {
 	sum := sha256.Sum256([]byte("slipway image " + in.Key()))
-	uuid := sum[:16]
+	copy(uuid[:], sum[:])
 	uuid[6], uuid[8] = uuid[6]&0x0f|0x80, uuid[8]&0x3f|0x80 // RFC 9562, version 8
-	salt := sha256.Sum256(sum[:])
+	return uuid
+}
+
+func (b *Builder) imageRecipe(t *graph.Target, in plan.Inputs) recipe.Build {
+	uuid := rootUUID(in)
 	return recipe.Image{
 		Sandbox: b.sandbox(), Name: t.Name,
 		Metadata: b.metadata(t.Variant), Release: b.osRelease(t.Variant), Packages: b.imagePackages(t.Variant),
 		RPMs: rpmBlobs(in), EFIArch: efiArches[b.opt.Arch],
 		Filesystem: t.Variant.ImageLayout.RootFilesystem, Compression: t.Variant.ImageLayout.RootCompression,
 		UUID: fmt.Sprintf("%x-%x-%x-%x-%x", uuid[0:4], uuid[4:6], uuid[6:8], uuid[8:10], uuid[10:16]),
-		Salt: hex.EncodeToString(salt[:]),
 	}.Build()
+}
+
+// Files of a variant's result beside its root file system.
+const (
+	hashTreeFile = "root.verity"
+	rootHashFile = "root.hash"
+)
+
+// hashTree adds the hash tree of a variant's root file system and its root hash to
+// the files that the sandbox made.
+func (b *Builder) hashTree(ctx context.Context, t *graph.Target, in plan.Inputs, dir string) error {
+	root, err := os.Open(filepath.Join(dir, "root."+t.Variant.ImageLayout.RootFilesystem))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	info, err := root.Stat()
+	if err != nil {
+		return err
+	}
+	uuid := rootUUID(in)
+	tree, hash, err := verity.Format(ctx, root, verity.Superblock{UUID: uuid, DataBlocks: uint64(info.Size() / verity.BlockSize), Salt: verity.DeriveSalt(uuid[:])})
+	if err != nil {
+		return fmt.Errorf("%s: hash tree of the root file system: %w", t.Name, err)
+	}
+	return errors.Join(os.WriteFile(filepath.Join(dir, hashTreeFile), tree, 0o644),
+		os.WriteFile(filepath.Join(dir, rootHashFile), []byte(hash.String()), 0o644))
 }
 
 // ImageDir is where the disk image of a variant lies: latest is a link to it.
@@ -376,7 +406,7 @@ func (b *Builder) diskOf(v *workspace.Variant, parts map[string]string) (in imag
 		Sign: signing.signer(),
 	}
 	for name, path := range map[string]*string{
-		"root." + in.RootType: &in.Root, "root.verity": &in.Hash, "boot/vmlinuz": &in.Kernel, "os-release": &in.OSRelease,
+		"root." + in.RootType: &in.Root, hashTreeFile: &in.Hash, "boot/vmlinuz": &in.Kernel, "os-release": &in.OSRelease,
 		"linux" + efi + ".efi.stub": &in.Stub, "systemd-boot" + efi + ".efi": &in.BootLoader,
 	} {
 		if *path = parts[name]; *path == "" {
@@ -384,7 +414,7 @@ func (b *Builder) diskOf(v *workspace.Variant, parts map[string]string) (in imag
 		}
 	}
 	text := map[string]string{}
-	for _, name := range []string{"root.hash", "boot/release"} {
+	for _, name := range []string{rootHashFile, "boot/release"} {
 		raw, err := os.ReadFile(parts[name])
 		if err != nil && name != "boot/release" {
 			return in, fmt.Errorf("the image recipe made no %s: %w", name, err)
@@ -392,7 +422,7 @@ func (b *Builder) diskOf(v *workspace.Variant, parts map[string]string) (in imag
 		text[name] = string(raw)
 	}
 	in.Uname = strings.TrimSpace(text["boot/release"])
-	in.RootHash, err = verity.ParseRootHash(strings.TrimSpace(text["root.hash"]))
+	in.RootHash, err = verity.ParseRootHash(strings.TrimSpace(text[rootHashFile]))
 	return in, err
 }
 

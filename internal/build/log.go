@@ -16,6 +16,7 @@ const (
 	phaseFetch   = "fetch"
 	phaseDeps    = "dependencies"
 	phasePackage = "packaging"
+	phaseVerity  = "verity"
 	phaseStore   = "storing"
 )
 

@@ -135,8 +135,7 @@ type Image struct {
 	// Filesystem of the root is "erofs" or "ext4", and Compression of an erofs
 	// "lz4hc" or "zstd".
 	Filesystem, Compression string
-	UUID                    string // of the root file system and its verity data
-	Salt                    string // of the verity tree, 64 hex digits
+	UUID                    string // of the root file system
 }
 
 // Build is a recipe ready for an engine.
@@ -199,7 +198,7 @@ func (p Package) sysroot() llb.State {
 	return run.AddMount("/sysroot", llb.Scratch())
 }
 
-// Build gives the LLB whose state holds root.<Filesystem>, root.verity, root.hash,
+// Build gives the LLB whose state holds root.<Filesystem>,
 // boot/vmlinuz, boot/release, os-release, inventory.tsv and the EFI binaries.
 func (i Image) Build() Build {
 	metadata := llb.Scratch().File(
@@ -213,7 +212,6 @@ func (i Image) Build() Build {
 		llb.AddEnv("SLIPWAY_FILESYSTEM", i.Filesystem),
 		llb.AddEnv("SLIPWAY_COMPRESSION", i.Compression),
 		llb.AddEnv("SLIPWAY_UUID", i.UUID),
-		llb.AddEnv("SLIPWAY_SALT", i.Salt),
 	))
 	run.AddMount("/image", llb.Scratch())
 	parts := run.AddMount("/parts", llb.Scratch())

@@ -39,7 +39,7 @@ func variant() Image {
 	return Image{
 		Sandbox: sandbox(), Name: "variants/dev", Metadata: "Name: acme-metadata\n", Release: "VARIANT_ID=dev\n",
 		Packages: []string{"acme-metadata", "acme-release"}, RPMs: []Blob{{Store: StoreResults, Digest: sha("3"), Name: "acme-libc-1.x86_64.rpm"}},
-		EFIArch: "x64", Filesystem: "erofs", Compression: "lz4hc", UUID: "01234567-89ab-8def-8123-456789abcdef", Salt: strings.Repeat("4", 64),
+		EFIArch: "x64", Filesystem: "erofs", Compression: "lz4hc", UUID: "01234567-89ab-8def-8123-456789abcdef",
 	}
 }
 

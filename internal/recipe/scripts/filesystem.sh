@@ -1,5 +1,5 @@
-# Makes of the tree $root the file system $parts/root.$SLIPWAY_FILESYSTEM and its
-# hash tree, and removes the tree. Follows image.sh.
+# Makes of the tree $root the file system $parts/root.$SLIPWAY_FILESYSTEM, and removes
+# the tree. Follows image.sh.
 echo "+ slipway: phase filesystem"
 fail() { echo "$*" >&2; exit 1; }
 
@@ -99,8 +99,5 @@ PYTHON
   ;;
 esac
 
-echo "+ slipway: phase verity"
-veritysetup format --format=1 --hash=sha256 --data-block-size=4096 --hash-block-size=4096 \
-  --uuid="$SLIPWAY_UUID" --salt="$SLIPWAY_SALT" --root-hash-file="$parts/root.hash" "$made" "$parts/root.verity"
 [ -z "${SLIPWAY_HOLD:-}" ] || exit 86
 rm -rf "$root"
