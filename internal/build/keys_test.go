@@ -192,7 +192,7 @@ func TestKeysOfWorkspace(t *testing.T) {
 		"root-compression":   {add("variants/dev/variant.toml", "[image-layout]\nroot-compression = \"zstd\"\n"), []string{dev}},
 		"data-filesystem":    {add("variants/dev/variant.toml", "[image-layout]\ndata-filesystem = \"xfs\"\n"), []string{dev}},
 		"name of a variant":  {move("variants/dev", "variants/development"), []string{dev, "variants/development"}},
-		"kernel-parameters":  {add("variants/dev/variant.toml", "kernel-parameters = [\"quiet\"]\n"), nil}, // see TestNewDisk
+		"kernel-parameters":  {add("variants/dev/variant.toml", "kernel-parameters = [\"quiet\"]\n"), nil},     // see TestNewDisk
 		"slots":              {add("variants/dev/variant.toml", "[image-layout]\nslots = 1\n"), []string{dev}}, // in-place-updates
 		"data-size-mib":      {add("variants/dev/variant.toml", "[image-layout]\ndata-size-mib = 300\n"), nil},
 		"image-formats":      {add("variants/dev/variant.toml", "image-formats = [\"qcow2\"]\n"), nil},
