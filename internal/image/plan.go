@@ -267,14 +267,12 @@ func largestIn(path string) string {
 	}
 	defer f.Close()
 	sizes := map[string]int64{}
-	if files, err := erofs.List(f); err == nil {
-		for _, f := range files {
-			sizes[f.Path] = f.Size
-		}
-	} else if files, err := ext4.List(f); err == nil {
-		for _, f := range files {
-			sizes[f.Path] = f.Size
-		}
+	files, err := erofs.List(f)
+	if err != nil {
+		files, _ = ext4.List(f)
+	}
+	for _, f := range files {
+		sizes[f.Path] = f.Size
 	}
 	return largest(sizes)
 }

@@ -50,7 +50,7 @@ func populated(t testing.TB, options ...string) (want []File, image []byte) {
 		}
 		info, err := d.Info()
 		rel, _ := filepath.Rel(dir, path)
-		want = append(want, File{rel, info.Size()})
+		want = append(want, File{Path: rel, Size: info.Size()})
 		return err
 	})
 	if err != nil {

@@ -126,7 +126,7 @@ func TestWriteInto(t *testing.T) {
 	}
 	defer f.Close()
 	files, err := List(f)
-	if d := cmp.Diff([]File{{"etc/file", 1 << 20}}, files); d != "" || err != nil {
+	if d := cmp.Diff([]File{{Path: "etc/file", Size: 1 << 20}}, files); d != "" || err != nil {
 		t.Error(d, err)
 	}
 }
@@ -163,7 +163,7 @@ func populated(t testing.TB, options ...string) (want []File, path string) {
 		}
 		info, err := d.Info()
 		rel, _ := filepath.Rel(dir, path)
-		want = append(want, File{rel, info.Size()})
+		want = append(want, File{Path: rel, Size: info.Size()})
 		return err
 	})
 	if err != nil {

@@ -10,10 +10,7 @@ import (
 )
 
 // File is a regular file.
-type File struct {
-	Path string // from the root, without a slash before it
-	Size int64  // bytes
-}
+type File = tree.Entry
 
 // Limits against file systems that are made to exhaust memory or time.
 const (
@@ -43,14 +40,9 @@ type reader struct {
 
 // List returns the regular files in the order of their directories; of hard links
 // each.
-func List(r io.ReaderAt) (out []File, err error) {
+func List(r io.ReaderAt) ([]File, error) {
 	files, err := Tree(r)
-	for _, f := range files {
-		if f.Type() == tree.Regular {
-			out = append(out, File{f.Path, f.Size})
-		}
-	}
-	return out, err
+	return tree.Entries(files), err
 }
 
 // Tree returns all files in the order of their directories, the root first; of hard

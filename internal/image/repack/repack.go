@@ -23,6 +23,7 @@ import (
 	"slipway/internal/image/format"
 	"slipway/internal/image/gpt"
 	"slipway/internal/image/inspect"
+	"slipway/internal/image/tree"
 	"slipway/internal/image/uki"
 	"slipway/internal/image/verity"
 )
@@ -103,17 +104,14 @@ type packer struct {
 }
 
 // List lists the regular files of a root of either kind.
-func List(root io.ReaderAt) ([]erofs.File, error) {
+func List(root io.ReaderAt) ([]tree.Entry, error) {
 	files, err := erofs.List(root)
 	if err == nil {
 		return files, nil
 	}
-	others, errExt4 := ext4.List(root)
+	files, errExt4 := ext4.List(root)
 	if errExt4 != nil {
 		return nil, fmt.Errorf("%w; %w", err, errExt4)
-	}
-	for _, f := range others {
-		files = append(files, erofs.File(f))
 	}
 	return files, nil
 }

@@ -27,3 +27,19 @@ type File struct {
 
 // Type is the part of the mode that says what the file is.
 func (f File) Type() uint16 { return f.Mode & TypeMask }
+
+// Entry is a regular file.
+type Entry struct {
+	Path string // from the root, without a slash before it
+	Size int64  // bytes, uncompressed
+}
+
+// Entries gives the regular files in the order that they have.
+func Entries(files []File) (out []Entry) {
+	for _, f := range files {
+		if f.Type() == Regular {
+			out = append(out, Entry{f.Path, f.Size})
+		}
+	}
+	return out
+}
