@@ -40,7 +40,8 @@ type Job struct {
 	// Mtime, unless zero, is the time of everything in Locals, which then has
 	// nothing either of what differs between checkouts: files get mode 0755, if
 	// anybody may run them, or 0644, folders 0755, no extended attributes and no
-	// hard links. All of it is sent anew.
+	// hard links, and folders without files, which git does not have, are left out.
+	// All of it is sent anew.
 	Mtime time.Time
 	// Stores are the OCI layout directories (blobs/sha256/…) that
 	// llb.OCIStore and llb.ImageBlobOCIStore name by their store id.
@@ -121,9 +122,10 @@ func policy(allow []string) *sourcepolicy.Policy {
 	return p
 }
 
-// options translates a job for BuildKit's client.
-func (job *Job) options() (client.SolveOpt, error) {
-	opt := client.SolveOpt{
+// options translates a job for BuildKit's client; done is to be called after the
+// build.
+func (job *Job) options() (opt client.SolveOpt, done func(), err error) {
+	opt = client.SolveOpt{
 		LocalMounts: make(map[string]fsutil.FS),
 		OCIStores:   make(map[string]content.Store),
 		// Without it BuildKit records each build in its history.
@@ -138,11 +140,11 @@ func (job *Job) options() (client.SolveOpt, error) {
 	for name, dir := range job.Locals {
 		tree, err := fsutil.NewFS(dir)
 		if err != nil {
-			return opt, fmt.Errorf("local directory %q (%s): %w", name, dir, err)
+			return opt, nil, fmt.Errorf("local directory %q (%s): %w", name, dir, err)
 		}
 		if !job.Mtime.IsZero() {
 			if tree, err = fsutil.NewFilterFS(tree, &fsutil.FilterOpt{Map: job.normal(dir)}); err != nil {
-				return opt, fmt.Errorf("local directory %q (%s): %w", name, dir, err)
+				return opt, nil, fmt.Errorf("local directory %q (%s): %w", name, dir, err)
 			}
 		}
 		opt.LocalMounts[name] = tree
@@ -150,18 +152,19 @@ func (job *Job) options() (client.SolveOpt, error) {
 	for id, dir := range job.Stores {
 		store, err := openBlobDir(dir)
 		if err != nil {
-			return opt, fmt.Errorf("store %q: %w", id, err)
+			return opt, nil, fmt.Errorf("store %q: %w", id, err)
 		}
 		opt.OCIStores[id] = store
 	}
 	if job.ExportDir != "" {
-		dir, err := filepath.Abs(job.ExportDir)
+		entry, done, err := exportEntry(job.ExportDir)
 		if err != nil {
-			return opt, err
+			return opt, nil, err
 		}
-		opt.Exports = []client.ExportEntry{{Type: client.ExporterLocal, OutputDir: dir}}
+		opt.Exports = []client.ExportEntry{entry}
+		return opt, done, nil
 	}
-	return opt, nil
+	return opt, func() {}, nil
 }
 
 // normal makes metadata of files in a directory as Job.Mtime says.
@@ -171,6 +174,9 @@ func (job *Job) normal(dir string) fsutil.MapFunc {
 		st.Xattrs = nil
 		switch mode := fs.FileMode(st.Mode); {
 		case mode.IsDir():
+			if !holdsFile(filepath.Join(dir, path)) {
+				return fsutil.MapResultSkipDir
+			}
 			st.Mode = uint32(fs.ModeDir | 0o755)
 		case mode.IsRegular():
 			st.Mode = 0o644
@@ -187,6 +193,19 @@ func (job *Job) normal(dir string) fsutil.MapFunc {
 		}
 		return fsutil.MapResultKeep
 	}
+}
+
+// holdsFile tells whether there is anything but folders in a folder.
+func holdsFile(dir string) bool {
+	found := false
+	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			found = true // also what cannot be read, which the transfer reports
+			return fs.SkipAll
+		}
+		return nil
+	})
+	return found
 }
 
 // Solve runs a build and returns when it is done and exported. The error is an
@@ -207,10 +226,11 @@ func (c *Client) Solve(ctx context.Context, job Job) (*Result, error) {
 // run has build done with the job's options and follows it: events, log,
 // cancellation and errors.
 func (c *Client) run(ctx context.Context, job Job, def *llb.Definition, build func(context.Context, *client.Client, client.SolveOpt, chan *client.SolveStatus) error) (*Result, error) {
-	opt, err := job.options()
+	opt, done, err := job.options()
 	if err != nil {
 		return nil, fmt.Errorf("build %s: %w", job.Name, err)
 	}
+	defer done()
 	follow, err := newFollower(job, def)
 	if err != nil {
 		return nil, fmt.Errorf("build %s: %w", job.Name, err)
@@ -226,15 +246,15 @@ func (c *Client) run(ctx context.Context, job Job, def *llb.Definition, build fu
 
 	var (
 		updates = make(chan *client.SolveStatus)
-		done    = make(chan error, 1)
+		ended   = make(chan error, 1)
 	)
 	go func() {
-		done <- build(buildCtx, bk, opt, updates)
+		ended <- build(buildCtx, bk, opt, updates)
 		bk.Close()
 	}()
 
 	var (
-		ended  = ctx.Done()
+		cancel = ctx.Done()
 		giveUp <-chan time.Time
 		open   = updates
 	)
@@ -246,8 +266,8 @@ func (c *Client) run(ctx context.Context, job Job, def *llb.Definition, build fu
 				continue
 			}
 			follow.update(update)
-		case <-ended:
-			ended = nil
+		case <-cancel:
+			cancel = nil
 			giveUp = time.After(cancelTime)
 		case <-giveUp:
 			go func() {
@@ -258,7 +278,7 @@ func (c *Client) run(ctx context.Context, job Job, def *llb.Definition, build fu
 			return nil, context.Cause(ctx)
 		}
 	}
-	err = <-done
+	err = <-ended
 	follow.finish()
 	if err != nil {
 		return nil, c.buildError(ctx, job, follow, err)

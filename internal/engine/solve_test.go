@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
@@ -83,7 +84,7 @@ func TestSolveExports(t *testing.T) {
 }
 
 // With Mtime set nothing of a directory gets to the step but names, contents and
-// whether a file can be run, however often it changes.
+// whether a file can be run, however often it changes; and no folder without files.
 func TestSolveMtime(t *testing.T) {
 	c := sharedClient(t)
 	root, job := probe(t)
@@ -113,7 +114,7 @@ func TestSolveMtime(t *testing.T) {
 	setup := errors.Join(
 		os.Mkdir(sub, 0o700), os.WriteFile(a, []byte("one"), 0o664), os.Chmod(a, 0o664), os.Link(a, filepath.Join(sub, "same")),
 		os.WriteFile(b, []byte("run"), 0o4711), os.Chmod(b, 0o711|os.ModeSetuid), os.Symlink("b", filepath.Join(sub, "link")),
-		unix.Setxattr(b, "user.note", []byte("x"), 0), os.Chtimes(a, old, old))
+		unix.Setxattr(b, "user.note", []byte("x"), 0), os.Chtimes(a, old, old), os.MkdirAll(filepath.Join(sub, "empty", "deep"), 0o755))
 	if setup != nil {
 		t.Fatal(setup)
 	}
@@ -131,6 +132,59 @@ func TestSolveMtime(t *testing.T) {
 		t.Fatal(err)
 	}
 	solve(append(listed, "two", "run")...)
+}
+
+// What the engine copies itself and what it sends are the same.
+func TestCopiedExport(t *testing.T) {
+	c := sharedClient(t)
+	root, job := probe(t)
+	job.Def = outOf(run(root, "write /out/a one").Root()).File(llb.Mkdir("/boot", 0o700).Mkfile("/boot/b", 0o755, []byte("two"), llb.WithUIDGID(7, 8)))
+	state := func(dir string) (list []string) {
+		t.Helper()
+		err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			var st unix.Stat_t
+			data, err := os.ReadFile(path)
+			list = append(list, fmt.Sprintf("%s %q", strings.TrimPrefix(path, dir), data))
+			err = errors.Join(err, unix.Stat(path, &st))
+			list = append(list, fmt.Sprintf("mode %o, owner %d:%d, time %d.%09d", st.Mode, st.Uid, st.Gid, st.Mtim.Sec, st.Mtim.Nsec))
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	def, err := job.Def.Marshal(t.Context(), llb.LinuxAmd64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied, sent := t.TempDir(), t.TempDir()
+	for _, dir := range []string{copied, sent} {
+		job.ExportDir = dir
+		_, err := c.run(t.Context(), job, def, func(ctx context.Context, bk *client.Client, opt client.SolveOpt, updates chan *client.SolveStatus) error {
+			mark := filepath.Join(dir, opt.Exports[0].Attrs[attrExportMark])
+			if dir == sent { // as for an engine that does not see the folder
+				if err := os.Remove(mark); err != nil {
+					return err
+				}
+			}
+			_, err := bk.Solve(ctx, def, opt, updates)
+			if _, gone := os.Stat(mark); !os.IsNotExist(gone) {
+				t.Errorf("the engine did not see the folder: %v", gone)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := state(copied)
+	if diff := cmp.Diff(state(sent), got); diff != "" || len(got) != 4 {
+		t.Errorf("sent and copied (-, +): %s\n%s", diff, got)
+	}
 }
 
 func TestSolveCache(t *testing.T) {

@@ -91,7 +91,7 @@ func newBackend(ctx context.Context, f files, runc string, done <-chan struct{})
 		return nil, fmt.Errorf("worker: %w", err)
 	}
 	workers := &worker.Controller{}
-	if err := workers.Add(w); err != nil {
+	if err := workers.Add(exportingWorker{w}); err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
 	cache, err := bboltcachestorage.NewStore(filepath.Join(f.state, "cache.db"))
