@@ -648,6 +648,9 @@ func (s *Store) View(r *Result, dir string) error {
 	for _, f := range r.Files {
 		want[f.Name] = true
 		path := filepath.Join(dir, filepath.FromSlash(f.Name))
+		if os.Link(s.Path(f.Digest), path) == nil { // most often nothing is there
+			continue
+		}
 		if same(path, s.Path(f.Digest)) {
 			continue
 		}
