@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -351,19 +352,21 @@ func additions(ws *workspace.Workspace, lock *Lock) (map[string]entry, error) {
 }
 
 // pruned matches what no build needs, and what differs from one run to the next.
-var pruned = regexp.MustCompile(`^(` + strings.Join([]string{
-	`(run|tmp|boot|var/tmp|var/log|var/cache|var/lib/apt|var/lib/dpkg/(info|updates|triggers)|etc/apt|etc/dpkg/dpkg\.cfg\.d)/.+`,
-	`dev/.+`,
-	`var/lib/dpkg/.*(-old|lock.*)`, `etc/(passwd|group|shadow|gshadow|subuid|subgid)-`, `etc/\.pwd\.lock`,
-	`var/lib/dbus/machine-id`, `var/lib/systemd/.+`,
-	`usr/share/(man|info|locale|gtk-doc|bug|lintian|gitweb|bash-completion|zsh|vim|emacs|menu|pixmaps|applications|doc-base|initramfs-tools)/.+`,
-	`usr/share/doc/.*/[^/]*[^/t]`, // all but copyright
-	`usr/(share|lib)/.*\.pod`,
-	// of gcc: the sanitizers, and a tool to look into LTO objects
-	`usr/lib/gcc/.*/lib(asan|tsan|lsan|ubsan|hwasan)[^/]*\.a`, `usr/lib/[^/]*/lib(asan|tsan|hwasan)\.so.*`, `usr/bin/.*-lto-dump-[0-9]+`,
-	// static libraries, of which programs of the SDK itself are never linked
-	`usr/lib/[^/]*-linux-gnu/lib(crypto|ssl|sepol|pcre2-.*|blkid|selinux|elf|mount|popt)\.a`,
-}, "|") + `)$`)
+var pruned = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(` + strings.Join([]string{
+		`(run|tmp|boot|var/tmp|var/log|var/cache|var/lib/apt|var/lib/dpkg/(info|updates|triggers)|etc/apt|etc/dpkg/dpkg\.cfg\.d)/.+`,
+		`dev/.+`,
+		`var/lib/dpkg/.*(-old|lock.*)`, `etc/(passwd|group|shadow|gshadow|subuid|subgid)-`, `etc/\.pwd\.lock`,
+		`var/lib/dbus/machine-id`, `var/lib/systemd/.+`,
+		`usr/share/(man|info|locale|gtk-doc|bug|lintian|gitweb|bash-completion|zsh|vim|emacs|menu|pixmaps|applications|doc-base|initramfs-tools)/.+`,
+		`usr/share/doc/.*/[^/]*[^/t]`, // all but copyright
+		`usr/(share|lib)/.*\.pod`,
+		// of gcc: the sanitizers, and a tool to look into LTO objects
+		`usr/lib/gcc/.*/lib(asan|tsan|lsan|ubsan|hwasan)[^/]*\.a`, `usr/lib/[^/]*/lib(asan|tsan|hwasan)\.so.*`, `usr/bin/.*-lto-dump-[0-9]+`,
+		// static libraries, of which programs of the SDK itself are never linked
+		`usr/lib/[^/]*-linux-gnu/lib(crypto|ssl|sepol|pcre2-.*|blkid|selinux|elf|mount|popt)\.a`,
+	}, "|") + `)$`)
+})
 
 // copyRoot copies the tar of a root, so that only what the packages say is left
 // in it: no times, no names of the host's users, nothing pruned, nothing that
@@ -384,7 +387,7 @@ func copyRoot(tw *tar.Writer, r io.Reader, lock *Lock, added map[string]entry) e
 		if name == "." {
 			continue
 		}
-		if _, ok := added[name]; ok || pruned.MatchString(name) {
+		if _, ok := added[name]; ok || pruned().MatchString(name) {
 			dropped[name] = true
 			continue
 		}

@@ -131,9 +131,11 @@ func (m *Manifest) Marshal() ([]byte, error) {
 
 var (
 	namePattern   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*$`)
-	targetPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,199}$`)
-	digestPattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	targetPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
+	digestPattern = regexp.MustCompile(`^[0-9a-f]+$`)
 )
+
+func isSHA256(text string) bool { return len(text) == 64 && digestPattern.MatchString(text) }
 
 // CheckName tells whether a text can be the name of a variant or architecture.
 func CheckName(text string) error {
@@ -146,7 +148,7 @@ func CheckName(text string) error {
 // CheckTarget tells whether a text can be the name of a target: one that is the
 // same in a path, an address and a file system.
 func CheckTarget(text string) error {
-	if !targetPattern.MatchString(text) {
+	if len(text) > 200 || !targetPattern.MatchString(text) {
 		return fmt.Errorf("target name %q: want up to 200 letters, digits, dots, dashes and underscores, the first a letter or digit", text)
 	}
 	return nil
@@ -255,7 +257,7 @@ func (f File) check() error {
 	if err := CheckTarget(f.Target); err != nil {
 		return err
 	}
-	if f.Size < 0 || !digestPattern.MatchString(f.SHA256) {
+	if f.Size < 0 || !isSHA256(f.SHA256) {
 		return fmt.Errorf("target %s: size %d or digest %q is malformed", f.Target, f.Size, f.SHA256)
 	}
 	return nil
@@ -265,7 +267,7 @@ func (i *Image) check() error {
 	if err := i.File.check(); err != nil {
 		return err
 	}
-	if i.ContentSize < 0 || !digestPattern.MatchString(i.ContentSHA256) {
+	if i.ContentSize < 0 || !isSHA256(i.ContentSHA256) {
 		return fmt.Errorf("target %s: content size %d or digest %q is malformed", i.Target, i.ContentSize, i.ContentSHA256)
 	}
 	switch i.Compression {

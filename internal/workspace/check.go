@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/mod/module"
 
@@ -48,9 +49,10 @@ var checks = map[string]rule{
 var folderName = pattern(`^[A-Za-z0-9][A-Za-z0-9_.+-]*$`, "is not a folder name that Slipway takes", "letters, digits, plus, dot, dash and underscore")
 
 func pattern(expr, msg, hint string) rule {
-	re := regexp.MustCompile(expr)
+	// compiled when it is needed: all of them would take a tenth of a no-op build
+	re := sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
 	return func(text string) (string, string) {
-		if re.MatchString(text) {
+		if re().MatchString(text) {
 			return "", ""
 		}
 		return fmt.Sprintf("%s: %q", msg, text), hint

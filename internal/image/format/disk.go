@@ -234,7 +234,7 @@ func noEOF(err error) error {
 }
 
 // blankBlock is compared with and written in place of what is blank.
-var blankBlock = make([]byte, 4*mib)
+var blankBlock [4 * mib]byte
 
 func blank(b []byte) bool {
 	for len(b) > 0 {

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"text/template"
 )
 
@@ -48,7 +49,7 @@ type device struct {
 //go:embed ova.ovf.tmpl
 var descriptorText string
 
-var descriptor = template.Must(template.New("ovf").Parse(descriptorText))
+var descriptor = sync.OnceValue(func() *template.Template { return template.Must(template.New("ovf").Parse(descriptorText)) })
 
 // ovaDisk is a disk in an OVA: the part of the descriptor that is about it, and the
 // content of its file.
@@ -93,7 +94,7 @@ func writeOVA(ctx context.Context, w *os.File, src *Disk, o Options) (err error)
 		}
 	}
 	var ovf bytes.Buffer
-	if err := descriptor.Execute(&ovf, map[string]any{
+	if err := descriptor().Execute(&ovf, map[string]any{
 		"Options": o, "Disks": disks,
 		"Controller": controllers[o.Controller], "Network": networks[o.Network], "Hardware": hardwareVersion,
 	}); err != nil {
