@@ -140,7 +140,7 @@ func (b *Builder) rebuild(ctx context.Context, again *Builder, one, two *step, k
 	}
 	err = b.ready(ctx, one.result, one.result.Files)
 	if err == nil {
-		err = again.readyRPMs(ctx, two.rpms)
+		err = again.readyRPMs(ctx, slices.Concat(two.rpms, two.tools))
 	}
 	if errors.Is(err, errReplan) {
 		v.damaged("a stored result is damaged and dropped: slipway build %s makes it again", t.Name)

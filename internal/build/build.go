@@ -462,7 +462,7 @@ func (b *Builder) make(ctx context.Context, t *graph.Target, wanted bool, waited
 	if s.result != nil {
 		return b.found(ctx, s, wanted, time.Since(began))
 	}
-	if err := b.readyRPMs(ctx, s.rpms); err != nil {
+	if err := b.readyRPMs(ctx, slices.Concat(s.rpms, s.tools)); err != nil {
 		return err
 	}
 	rec, err := b.recipe(ctx, t, s.inputs)
@@ -639,10 +639,13 @@ func (b *Builder) view(ctx context.Context, t *graph.Target, r *store.Result) er
 		if err := b.migrations(ctx, t, r); err != nil { // takes less than the disk to fail
 			return err
 		}
-		if err := b.image(ctx, t.Variant, r); err != nil {
+		ctx, cancel := context.WithCancel(ctx) // also of the digest, on an error
+		defer cancel()
+		disk, err := b.image(ctx, t.Variant, r)
+		if err != nil {
 			return err
 		}
-		return b.writeDocuments(ctx, t, r)
+		return b.writeDocuments(ctx, t, r, disk)
 	}
 	return b.results.View(r, b.rpmDir(t))
 }
@@ -699,10 +702,10 @@ func (b *Builder) sandbox() recipe.Sandbox {
 	return recipe.Sandbox{SDKDigest: b.sdk.Digest, Arch: b.opt.Arch, Target: b.triple(), Epoch: b.ws.Config.ReleaseEpoch, Hold: b.hold, Jobs: b.cpus, FastClock: b.fastClock}
 }
 
-// rpmBlobs are the RPMs among a target's inputs, as blobs of the result store.
-func rpmBlobs(in plan.Inputs) []recipe.Blob {
+// rpmBlobs are RPMs among a target's inputs, as blobs of the result store.
+func rpmBlobs(rpms []plan.File) []recipe.Blob {
 	var blobs []recipe.Blob
-	for _, f := range in.RPMs {
+	for _, f := range rpms {
 		blobs = append(blobs, recipe.Blob{Store: recipe.StoreResults, Digest: f.Digest, Name: f.Name})
 	}
 	return blobs
@@ -722,7 +725,7 @@ func (b *Builder) recipe(ctx context.Context, t *graph.Target, in plan.Inputs) (
 		Sandbox: b.sandbox(), Name: t.Name, Spec: filepath.Base(p.Spec), Files: p.Files, Dir: p.Dir,
 		Groups: p.SourceGroups, GroupsDir: filepath.Join(b.ws.Root, "sources"),
 		Content: plan.Inputs{Files: in.Files, Groups: in.Groups}.Key(),
-		RPMs:    rpmBlobs(in),
+		RPMs:    rpmBlobs(in.RPMs),
 	}
 	for i := range p.ExternalFiles {
 		r.Sources = append(r.Sources, recipe.Blob{Store: recipe.StoreSources, Digest: "sha256:" + blobs[i].SHA256, Name: p.ExternalFiles[i].FileName()})

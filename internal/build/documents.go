@@ -49,7 +49,7 @@ type documents struct {
 	image      *sbom.Image
 	rpms       []*rpm.Package // of image.Packages; nil for what the recipe made
 	definition provenance.BuildDefinition
-	subjects   []string // paths of the image's files, but for the documents
+	subjects   []string // paths of the image's files, but for the documents; the disk first
 	digest     string   // of all this
 }
 
@@ -165,8 +165,8 @@ const (
 
 // define says what an image was made from: the SDK; the inputs, by which keys are
 // made, of the image and of the packages that are installed in it; their sources;
-// the RPMs that are installed in it, and those that were installed for building
-// these.
+// the RPMs that are installed in it, those that were installed for building
+// these, and those of the image tools.
 func (b *Builder) define(d *documents, s *step) error {
 	c, v := &b.ws.Config, s.target.Variant
 	def := &d.definition
@@ -182,6 +182,9 @@ func (b *Builder) define(d *documents, s *step) error {
 	}
 	installed, built := map[string]bool{}, map[[2]string]bool{}
 	packages := map[string]bool{}
+	for _, p := range s.tools {
+		built[[2]string{p.FileName, p.Digest}] = true
+	}
 	for _, p := range d.rpms {
 		if p.Digest == "" { // that the recipe makes
 			continue
@@ -228,8 +231,9 @@ func (b *Builder) define(d *documents, s *step) error {
 }
 
 // writeDocuments says beside a variant's disk what is in its image and how it was
-// made, unless what is there was made from the same.
-func (b *Builder) writeDocuments(ctx context.Context, t *graph.Target, r *store.Result) error {
+// made, unless what is there was made from the same. What waits for the SHA-256 of
+// the disk may be nil.
+func (b *Builder) writeDocuments(ctx context.Context, t *graph.Target, r *store.Result, disk func() (string, error)) error {
 	d, err := b.describe(ctx, t, r)
 	if err != nil {
 		return fmt.Errorf("%s: %w", t.Name, err)
@@ -246,7 +250,7 @@ func (b *Builder) writeDocuments(ctx context.Context, t *graph.Target, r *store.
 			return err
 		}
 	}
-	content, err := b.makeDocuments(ctx, d, b.opt.Version)
+	content, err := b.makeDocuments(ctx, d, b.opt.Version, disk)
 	if err != nil {
 		return fmt.Errorf("%s: %w", t.Name, err)
 	}
@@ -274,13 +278,17 @@ func readDocumentsStamp(path string) (digest, version string) {
 }
 
 // makeDocuments gives the content of SPDX, CycloneDX and provenance, in this order.
-func (b *Builder) makeDocuments(ctx context.Context, d *documents, version string) (content [3][]byte, err error) {
+// What waits for the SHA-256 of the disk may be nil.
+func (b *Builder) makeDocuments(ctx context.Context, d *documents, version string, disk func() (string, error)) (content [3][]byte, err error) {
 	d.image.Tool = version
 	s := provenance.New(version, d.definition)
 	g, both := errgroup.WithContext(ctx) // each takes a second or two
+	if disk == nil {
+		disk = startDigest(both, d.subjects[0])
+	}
 	g.Go(func() error { return b.findPrograms(both, d) })
 	g.Go(func() (err error) {
-		s.Subject, err = subjects(both, d.subjects)
+		s.Subject, err = subjects(both, d.subjects, disk)
 		return err
 	})
 	if err := g.Wait(); err != nil {
@@ -309,19 +317,21 @@ func (b *Builder) makeDocuments(ctx context.Context, d *documents, version strin
 	return content, err
 }
 
-// subjects gives files with their digests.
-func subjects(ctx context.Context, paths []string) ([]provenance.Resource, error) {
-	list := make([]provenance.Resource, len(paths))
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(2)
-	for i, path := range paths {
-		g.Go(func() error {
-			sum, err := inspect.Digest(ctx, path)
-			list[i] = provenance.Resource{Name: filepath.Base(path), Digest: map[string]string{"sha256": sum}}
-			return err
-		})
+// subjects gives files with their digests, of which that of the first is awaited.
+func subjects(ctx context.Context, paths []string, first func() (string, error)) (list []provenance.Resource, err error) {
+	sums := make([]string, len(paths))
+	for i, path := range paths[1:] {
+		if sums[1+i], err = inspect.Digest(ctx, path); err != nil {
+			return nil, err
+		}
 	}
-	return list, g.Wait()
+	if sums[0], err = first(); err != nil {
+		return nil, err
+	}
+	for i, path := range paths {
+		list = append(list, provenance.Resource{Name: filepath.Base(path), Digest: map[string]string{"sha256": sums[i]}})
+	}
+	return list, nil
 }
 
 // describePrograms reads what the RPMs of a folder ship of Go; see
@@ -404,7 +414,7 @@ func (b *Builder) verifyDocuments(ctx context.Context, t *graph.Target, r *store
 	digest, version := readDocumentsStamp(stamp)
 	var content [3][]byte
 	if err == nil {
-		content, err = b.makeDocuments(ctx, d, version)
+		content, err = b.makeDocuments(ctx, d, version, nil)
 	}
 	if errors.Is(err, errReplan) {
 		v.damaged("an RPM of the image is damaged and dropped, so its bill of materials was not checked: slipway build %s makes it again", t.Name)

@@ -14,12 +14,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"slipway/internal/graph"
 	"slipway/internal/image"
+	"slipway/internal/image/inspect"
 	"slipway/internal/image/layout"
 	"slipway/internal/image/verity"
 	"slipway/internal/plan"
@@ -36,22 +38,22 @@ import (
 var efiArches = map[string]string{"x86_64": "x64", "aarch64": "aa64"}
 
 // variantInputs fills in what the parts of an image are made from.
-func (b *Builder) variantInputs(v *workspace.Variant, in *plan.Inputs) error {
+func (b *Builder) variantInputs(t *graph.Target, in *plan.Inputs) error {
+	v := t.Variant
 	if err := v.CheckArch(b.opt.Arch); err != nil {
 		return err
 	}
 	in.Recipe = recipe.ImageVersion
 	in.Settings["metadata"] = b.metadata(v)
 	in.Settings["os-release"] = b.osRelease(v)
-	in.Settings["packages"] = strings.Join(b.imagePackages(v), " ")
 	in.Settings["root-filesystem"] = v.ImageLayout.RootFilesystem
 	in.Settings["root-compression"] = v.ImageLayout.RootCompression
-	return b.checkTools(v)
+	return b.checkTools(v, b.graph.Tools(t))
 }
 
-// checkTools is an error of type *workspace.Error when the SDK that is pinned has
-// no tool for the root file system that a variant asks for.
-func (b *Builder) checkTools(v *workspace.Variant) error {
+// checkTools is an error of type *workspace.Error when neither the image tools nor
+// the SDK that is pinned have what makes the root file system that a variant asks for.
+func (b *Builder) checkTools(v *workspace.Variant, tools []*graph.RPM) error {
 	l := v.ImageLayout
 	key, value, name, least := "image-layout.root-filesystem", l.RootFilesystem, "e2fsprogs", "1.47"
 	switch {
@@ -60,6 +62,11 @@ func (b *Builder) checkTools(v *workspace.Variant) error {
 		key, value, name, least = "image-layout.root-compression", l.RootCompression, "erofs-utils", "1.8"
 	default:
 		return nil
+	}
+	for _, r := range tools {
+		if r.Name == b.ws.Prefix()+name && rpmspec.CompareVersions(r.Target.Spec.Version, least) >= 0 {
+			return nil
+		}
 	}
 	lock, err := sdk.ReadLock(filepath.Join(b.ws.Root, sdk.LockFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -77,7 +84,7 @@ func (b *Builder) checkTools(v *workspace.Variant) error {
 		has = name + " " + p.Version
 	}
 	return workspace.NewError(v.Position(key), key, fmt.Sprintf("%q is %s, which takes %s %s; the SDK has %s", key, value, name, least, has),
-		"leave it out, or give the SDK a newer one in "+workspace.SDKFile)
+		"leave it out, give the SDK a newer one in "+workspace.SDKFile+", or build one and name it in build.image-tools of "+workspace.RootFile)
 }
 
 func (b *Builder) imagePackages(v *workspace.Variant) []string {
@@ -115,8 +122,17 @@ func (b *Builder) metadataPackage(v *workspace.Variant) *rpm.Package {
 
 // osRelease gives the lines that the variant adds to os-release(5).
 func (b *Builder) osRelease(v *workspace.Variant) string {
-	return fmt.Sprintf("VARIANT_ID=%s\nIMAGE_ID=%s-%s-%s\nIMAGE_VERSION=%s\n", v.Name, b.ws.Config.Name, v.Name, b.opt.Arch, b.ws.Config.Version)
+	c := &b.ws.Config
+	lines := fmt.Sprintf("VARIANT_ID=%s\nIMAGE_ID=%s-%s-%s\nIMAGE_VERSION=%s\n", v.Name, c.Name, v.Name, b.opt.Arch, c.Version)
+	if c.PrettyName != "" {
+		// of a name that is there twice the last holds, as in a shell
+		lines += fmt.Sprintf("PRETTY_NAME=\"%s %s\"\n", quoted.Replace(c.PrettyName), c.Version)
+	}
+	return lines
 }
+
+// quoted escapes what a shell does not take literally in double quotes.
+var quoted = strings.NewReplacer("\\", "\\\\", "\"", "\\\"", "$", "\\$", "`", "\\`")
 
 // rootUUID gives the UUID of a variant's root file system and of its hash tree, which
 // follows from what goes in.
@@ -131,8 +147,8 @@ func (b *Builder) imageRecipe(t *graph.Target, in plan.Inputs) recipe.Build {
 	uuid := rootUUID(in)
 	return recipe.Image{
 		Sandbox: b.sandbox(), Name: t.Name,
-		Metadata: b.metadata(t.Variant), Release: b.osRelease(t.Variant), Packages: b.imagePackages(t.Variant),
-		RPMs: rpmBlobs(in), EFIArch: efiArches[b.opt.Arch],
+		Metadata: b.metadata(t.Variant), Release: b.osRelease(t.Variant),
+		RPMs: rpmBlobs(in.RPMs), Tools: rpmBlobs(in.Tools), EFIArch: efiArches[b.opt.Arch],
 		Filesystem: t.Variant.ImageLayout.RootFilesystem, Compression: t.Variant.ImageLayout.RootCompression,
 		UUID: fmt.Sprintf("%x-%x-%x-%x-%x", uuid[0:4], uuid[4:6], uuid[6:8], uuid[8:10], uuid[10:16]),
 	}.Build()
@@ -203,36 +219,56 @@ func (b *Builder) lockImage(ctx context.Context, v *workspace.Variant) (unlock f
 const diskVersion = "3"
 
 // image puts a variant's disk together from its parts, unless the disk that is
-// there was made from the same.
-func (b *Builder) image(ctx context.Context, v *workspace.Variant, r *store.Result) error {
+// there was made from the same. Of a new disk it gives what waits for its SHA-256,
+// which takes longer than all that is made of the disk meanwhile.
+func (b *Builder) image(ctx context.Context, v *workspace.Variant, r *store.Result) (sum func() (string, error), err error) {
 	stamp, err := b.stamp(v, r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(b.diskChanges(v, stamp)) == 0 {
-		return nil
+		return nil, nil
 	}
 	disk, stampFile := b.ImagePath(v), b.stampFile(v)
 	if err := os.MkdirAll(b.ImageDir(v), 0o755); err != nil {
-		return err
+		return nil, err
 	}
 	if err := os.Remove(stampFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return nil, err
 	}
 	table, err := b.disk(ctx, v, r, disk, stamp)
 	if err != nil {
-		return fmt.Errorf("variants/%s: %w", v.Name, err)
+		return nil, fmt.Errorf("variants/%s: %w", v.Name, err)
 	}
+	sum = startDigest(ctx, disk)
 	if err := b.writeCompanions(ctx, v, disk); err != nil {
-		return fmt.Errorf("variants/%s: %w", v.Name, err)
+		return nil, fmt.Errorf("variants/%s: %w", v.Name, err)
 	}
 	if err := os.WriteFile(filepath.Join(b.ImageDir(v), "inventory.json"), table, 0o644); err != nil {
-		return err
+		return nil, err
+	}
+	if err := syncFile(disk); err != nil { // or the stamp might outlive it
+		return nil, err
 	}
 	if err := os.WriteFile(stampFile, shownFrom(stamp, v).Encode(), 0o644); err != nil {
+		return nil, err
+	}
+	return sum, latest(b.ImageDir(v))
+}
+
+func syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
 		return err
 	}
-	return latest(b.ImageDir(v))
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// startDigest begins to take the SHA-256 of a file, and gives what waits for it.
+func startDigest(ctx context.Context, path string) (wait func() (string, error)) {
+	wait = sync.OnceValues(func() (string, error) { return inspect.Digest(ctx, path) })
+	go func() { _, _ = wait() }()
+	return wait
 }
 
 // stampFile notes what an image was put together from.

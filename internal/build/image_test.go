@@ -3,8 +3,10 @@ package build
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 
 	"slipway/internal/image/layout"
 	"slipway/internal/image/verity"
+	"slipway/internal/provenance"
 	"slipway/internal/sdk"
 	"slipway/internal/workspace"
 )
@@ -35,7 +38,7 @@ func TestCheckTools(t *testing.T) {
 	} {
 		b := &Builder{ws: &workspace.Workspace{Root: t.TempDir()}}
 		v := &workspace.Variant{Name: "dev", ImageLayout: tt.layout.WithDefaults()}
-		if err := b.checkTools(v); err != nil {
+		if err := b.checkTools(v, nil); err != nil {
 			t.Errorf("without a lock: %v", err)
 		}
 		lock := &sdk.Lock{Suite: "bookworm", Components: []string{"main"}, Arch: "amd64", Requested: []string{tt.name}, Packages: []sdk.LockedPackage{
@@ -43,12 +46,60 @@ func TestCheckTools(t *testing.T) {
 		if err := sdk.WriteLock(filepath.Join(b.ws.Root, sdk.LockFile), lock); err != nil {
 			t.Fatal(err)
 		}
-		switch err := b.checkTools(v); {
+		switch err := b.checkTools(v, nil); {
 		case tt.want == "" && err != nil:
 			t.Errorf("%+v: %v", tt, err)
 		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
 			t.Errorf("got  %v\nwant %s", err, tt.want)
 		}
+	}
+}
+
+// An image depends on its tools, and does not have them; its provenance names them.
+func TestImageTools(t *testing.T) {
+	t.Parallel()
+	d := newDocumented(t)
+	plain, err := os.ReadFile(filepath.Join(d.root, "slipway.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.write("slipway.toml", string(plain)+"[build]\nimage-tools = [\"moves\"]\n")
+	look := func() *step {
+		t.Helper()
+		if _, err := d.make(); err != nil {
+			t.Fatal(err)
+		}
+		b := d.with()
+		targets, err := b.closure([]string{"variants/dev"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps, err := b.steps(t.Context(), targets)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return steps[slices.IndexFunc(steps, func(s *step) bool { return s.target.Name == "variants/dev" })]
+	}
+	one := look()
+	if in := one.inputs; len(in.Tools) != 1 || in.Tools[0].Name != "acme-moves-1.rpm" || len(in.RPMs) != 1 || in.RPMs[0].Name != "acme-os-1.rpm" {
+		t.Errorf("tools %v, RPMs %v", in.Tools, in.RPMs)
+	}
+	provenances := d.show()[provenance.EndUnsigned]
+	tool := fmt.Sprintf("%q", strings.TrimPrefix(one.inputs.Tools[0].Digest, "sha256:"))
+	if !strings.Contains(provenances, tool) {
+		t.Errorf("the provenance does not have %s:\n%s", tool, provenances)
+	}
+
+	d.programs["/usr/bin/mkfs"] = "new"
+	two := look()
+	if one.key == two.key {
+		t.Error("the key of the image does not depend on the tool")
+	}
+	d.write("slipway.toml", string(plain))
+	three := look()
+	d.programs["/usr/bin/mkfs"] = "newer"
+	if four := look(); len(three.inputs.Tools) > 0 || three.key != four.key {
+		t.Errorf("what is no tool is in the key: %v", three.inputs.Tools)
 	}
 }
 

@@ -186,7 +186,8 @@ func TestKeysOfWorkspace(t *testing.T) {
 		"SDK":                {func(t *testing.T, root string) { pinSDK(t, root, "1") }, all},
 		"name":               {replace("slipway.toml", "testos", "otheros"), variants},
 		"version":            {replace("slipway.toml", "1.2.3", "1.2.4"), variants},
-		"included-packages":  {replace("variants/dev/variant.toml", `"a"`, `"a", "b"`), []string{dev}},
+		"included-packages":  {replace("variants/dev/variant.toml", `"a"`, `"a", "b"`), nil}, // the RPMs that are installed for them are, as any others
+		"pretty-name":        {replace("slipway.toml", "vendor", "pretty-name = \"Test OS\"\nvendor"), variants},
 		"image-features":     {add("variants/dev/variant.toml", "[image-features]\nx = true\n"), variants}, // the other has no-x
 		"root-filesystem":    {add("variants/dev/variant.toml", "[image-layout]\nroot-filesystem = \"ext4\"\n"), []string{dev}},
 		"root-compression":   {add("variants/dev/variant.toml", "[image-layout]\nroot-compression = \"zstd\"\n"), []string{dev}},

@@ -90,21 +90,15 @@ func (b *Builder) migrationArchive(ctx context.Context, t *graph.Target, r *stor
 		}
 	}
 	if from := b.graph.Migrations(t); from != nil {
-		made := b.result(from.Target.Name)
-		all, err := b.described(made)
+		p, err := b.made(from)
 		if err != nil {
 			return nil, err
 		}
-		at := slices.IndexFunc(made.Files, func(f store.File) bool { return all[f.Name] != nil && all[f.Name].Name == from.Name })
-		if at < 0 {
-			return nil, fmt.Errorf("%s made no RPM %s", from.Target.Name, from.Name)
-		}
-		file := made.Files[at]
-		if err := b.ready(ctx, made, []store.File{file}); err != nil {
+		if err := b.readyRPMs(ctx, []*rpm.Package{p}); err != nil {
 			return nil, err
 		}
-		a.rpm, a.rpmName, a.source = b.results.Path(file.Digest), from.Name, from.Target.Name
-		parts = append(parts, file.Digest)
+		a.rpm, a.rpmName, a.source = b.results.Path(p.Digest), p.Name, p.Source
+		parts = append(parts, p.Digest)
 	}
 	code, err := json.Marshal(parts)
 	sum := sha256.Sum256(code)

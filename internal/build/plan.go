@@ -40,6 +40,7 @@ type step struct {
 	waits  []*graph.Target // what has no result yet; what follows is not known until they have
 	inputs plan.Inputs     // without RPMs as long as it waits
 	rpms   []*rpm.Package  // what is installed for it
+	tools  []*rpm.Package  // with which an image is made
 	key    string
 	result *store.Result // nil: it is to be built
 	from   string        // FromLocal or FromTeam
@@ -99,7 +100,7 @@ func (b *Builder) plan(ctx context.Context, targets []*graph.Target) ([]*step, e
 }
 
 // needs are the packages of which RPMs are installed for a target, as far as the
-// specs say, and the one with the migrations of a variant.
+// specs say, and those with the migrations of a variant and with the tools for it.
 func (b *Builder) needs(t *graph.Target) []*graph.Target {
 	b.needsMu.Lock()
 	list, ok := b.needed[t]
@@ -134,7 +135,18 @@ func (b *Builder) findNeeds(t *graph.Target) []*graph.Target {
 // keyed are those of needs that a target's key depends on: not what only its
 // migrations need.
 func (b *Builder) keyed(t *graph.Target) []*graph.Target {
-	if b.graph.Migrations(t) == nil {
+	list := slices.Clone(b.installed(t))
+	for _, r := range b.graph.Tools(t) {
+		if !slices.Contains(list, r.Target) {
+			list = append(list, r.Target)
+		}
+	}
+	return list
+}
+
+// installed are those of needs of which RPMs are installed for a target.
+func (b *Builder) installed(t *graph.Target) []*graph.Target {
+	if t.Variant == nil {
 		return b.needs(t)
 	}
 	var list []*graph.Target
@@ -167,6 +179,14 @@ func (b *Builder) look(t *graph.Target) (*step, error) {
 	for _, p := range s.rpms {
 		s.inputs.RPMs = append(s.inputs.RPMs, plan.File{Name: p.FileName, Digest: p.Digest})
 	}
+	for _, r := range b.graph.Tools(t) {
+		p, err := b.made(r)
+		if err != nil {
+			return nil, err
+		}
+		s.tools = append(s.tools, p)
+		s.inputs.Tools = append(s.inputs.Tools, plan.File{Name: p.FileName, Digest: p.Digest})
+	}
 	s.key = s.inputs.Key()
 	return s, nil
 }
@@ -179,7 +199,7 @@ func (b *Builder) ownInputs(t *graph.Target) (plan.Inputs, error) {
 	}
 	var err error
 	if t.Variant != nil {
-		err = b.variantInputs(t.Variant, &in)
+		err = b.variantInputs(t, &in)
 		return in, err
 	}
 	in.Files, in.Groups, err = plan.PackageFiles(b.ws, t.Package)
@@ -204,7 +224,7 @@ func (b *Builder) installs(t *graph.Target) ([]*rpm.Package, error) {
 	}
 	var closure map[string]bool // made when it is first asked for: it can be large
 	direct := map[string]bool{"": true}
-	from := b.keyed(t)
+	from := b.installed(t)
 	for _, d := range from {
 		direct[d.Name] = true
 	}
@@ -264,6 +284,21 @@ func (b *Builder) described(r *store.Result) (map[string]*rpm.Metadata, error) {
 		return nil, fmt.Errorf("%w: RPMs of %s: %w", store.ErrCorrupt, r.Target, err)
 	}
 	return all, nil
+}
+
+// made finds an RPM among the files of the result that has it.
+func (b *Builder) made(r *graph.RPM) (*rpm.Package, error) {
+	result := b.result(r.Target.Name)
+	all, err := b.described(result)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range result.Files {
+		if m := all[f.Name]; m != nil && m.Name == r.Name {
+			return &rpm.Package{Metadata: m, Source: r.Target.Name, FileName: f.Name, Digest: f.Digest, Size: f.Size}, nil
+		}
+	}
+	return nil, fmt.Errorf("%s made no RPM %s", r.Target.Name, r.Name)
 }
 
 // take notes the result of a target, so that others can be planned.
@@ -348,8 +383,7 @@ func (b *Builder) found(ctx context.Context, s *step, wanted bool, took time.Dur
 	return nil
 }
 
-// readyRPMs makes sure that the RPMs that are installed for a target are here and
-// undamaged.
+// readyRPMs makes sure that RPMs are here and undamaged.
 func (b *Builder) readyRPMs(ctx context.Context, list []*rpm.Package) error {
 	bySource := map[string][]store.File{}
 	for _, p := range list {

@@ -83,7 +83,7 @@ func (b *Builder) Shell(ctx context.Context, name string, ready func(), stdin io
 	if err != nil {
 		return 0, err
 	}
-	if err := b.readyRPMs(ctx, s.rpms); err != nil {
+	if err := b.readyRPMs(ctx, slices.Concat(s.rpms, s.tools)); err != nil {
 		return 0, err
 	}
 	b.hold = true

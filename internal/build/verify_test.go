@@ -64,7 +64,7 @@ func imageBuilder(t *testing.T) (*Builder, *workspace.Variant, *store.Result) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.image(t.Context(), v, r); err != nil {
+	if _, err := b.image(t.Context(), v, r); err != nil {
 		t.Fatal(err)
 	}
 	return b, v, r
@@ -125,7 +125,7 @@ func TestVerifyImage(t *testing.T) {
 			if found.Good() != (want == "") || !strings.Contains(text, want) {
 				t.Errorf("%s: %s: %s, want %q", tt.name, found.Status, text, want)
 			}
-			if err := b.image(t.Context(), v, r); err != nil { // what a build does
+			if _, err := b.image(t.Context(), v, r); err != nil { // what a build does
 				t.Fatal(err)
 			}
 		}

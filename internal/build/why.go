@@ -117,7 +117,7 @@ func (b *Builder) reason(s *step) (*Reason, error) {
 	}
 	now := s.inputs
 	if len(s.waits) > 0 {
-		now.RPMs, old.RPMs = nil, nil // which they are is not known yet
+		now.RPMs, old.RPMs, now.Tools, old.Tools = nil, nil, nil, nil // which they are is not known yet
 	}
 	var newTexts map[string]string
 	if t.Package != nil {

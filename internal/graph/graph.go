@@ -49,7 +49,7 @@ type Target struct {
 	// Depends are the direct dependencies, sorted by name: the SDK; for a package
 	// the packages that provide its BuildRequires; for a variant all packages
 	// that it installs by what the specs declare, and the one that ships its
-	// migrations. That a package's direct dependencies are built is not enough to
+	// migrations, and those that make the image tools. That a package's direct dependencies are built is not enough to
 	// build it: they may require others to be installed. Closure has those too.
 	Depends []*Target
 
@@ -99,7 +99,7 @@ type Graph struct {
 // to the target that builds it has no dependency text.
 type edge struct {
 	to   int32
-	tag  string // BuildRequires, Requires, included-packages or migrations
+	tag  string // BuildRequires, Requires, included-packages, image-tools or migrations
 	text string // of the dependency
 	pos  workspace.Position
 }
@@ -280,9 +280,11 @@ func (l *linker) edges() {
 		case t.Kind == KindVariant:
 			l.included(t)
 			l.migrations(t)
+			l.tools(t)
 		}
 	}
 	l.unknownMigrations()
+	l.unknownTools()
 	for _, r := range l.rpms {
 		l.nodes[r.node] = append(l.nodes[r.node], edge{to: int32(r.Target.index)})
 		for _, dep := range r.spec.AllRequires() {
@@ -363,6 +365,53 @@ func (l *linker) unknownMigrations() {
 	}
 }
 
+// tagTools is the tag of the edges from a variant to the RPMs with which its image
+// is made.
+const tagTools = "image-tools"
+
+// tools links a variant to the RPMs of the image tools.
+func (l *linker) tools(t *Target) {
+	for i := range l.ws.Config.Build.ImageTools {
+		name, pos := l.tool(i)
+		for _, r := range l.provides[name] {
+			if r.Name == name {
+				l.nodes[t.index] = append(l.nodes[t.index], edge{int32(r.node), tagTools, name, pos})
+			}
+		}
+	}
+}
+
+// unknownTools reports image tools that no spec makes, once for all variants.
+func (l *linker) unknownTools() {
+	for i := range l.ws.Config.Build.ImageTools {
+		name, pos := l.tool(i)
+		switch by := l.provides[name]; {
+		case l.partial || slices.ContainsFunc(by, func(r *RPM) bool { return r.Name == name }):
+		case len(by) > 0:
+			bare := strings.TrimPrefix(by[0].Name, l.ws.Prefix())
+			l.find(pos, tagTools, fmt.Sprintf("%s: %q is not the name of an RPM, but %s provides it", tagTools, l.ws.Config.Build.ImageTools[i], by[0].Name), fmt.Sprintf("write %q", bare))
+		default:
+			l.unresolved(pos, tagTools, name, "")
+		}
+	}
+}
+
+// tool gives the name of the RPM of an image tool, and where it is asked for.
+func (l *linker) tool(i int) (rpm string, pos workspace.Position) {
+	return l.ws.Prefix() + l.ws.Config.Build.ImageTools[i], l.ws.Config.Position(fmt.Sprintf("build.%s[%d]", tagTools, i))
+}
+
+// Tools are the RPMs whose programs come before the SDK's while the image of a
+// variant is made, in the order in which they are named.
+func (g *Graph) Tools(t *Target) (list []*RPM) {
+	for _, e := range g.nodes[t.index] {
+		if e.tag == tagTools {
+			list = append(list, g.rpm(e.to))
+		}
+	}
+	return list
+}
+
 // Migrations is the RPM with the programs of a variant's migrations; nil where it
 // has none.
 func (g *Graph) Migrations(t *Target) *RPM {
@@ -402,7 +451,7 @@ func (l *linker) unresolved(pos workspace.Position, tag, name, of string) {
 			near = workspace.Near(name, l.names)
 		}
 	}
-	if tag == "included-packages" || tag == "package" {
+	if tag == "included-packages" || tag == tagTools || tag == "package" {
 		name = strings.TrimPrefix(name, prefix)
 		near = strip(near, prefix)
 	}
@@ -438,6 +487,9 @@ func (l *linker) depends() {
 				seen[r.Target] = true
 			}
 			if r := l.Migrations(t); r != nil {
+				seen[r.Target] = true
+			}
+			for _, r := range l.Tools(t) {
 				seen[r.Target] = true
 			}
 		} else {

@@ -129,7 +129,7 @@ func Within(targets []*Target) []*Target {
 type Step struct {
 	From *Target
 	RPM  string // of From, that requires it; empty where From itself does, to be built or put together
-	Tag  string // BuildRequires, Requires, included-packages or migrations; empty where To is the SDK
+	Tag  string // BuildRequires, Requires, included-packages, image-tools or migrations; empty where To is the SDK
 	Text string // of the dependency
 	Pos  workspace.Position
 	By   string  // the RPM that meets it; empty where To is the SDK
@@ -228,7 +228,7 @@ func (g *Graph) Installs(t *Target) []*RPM {
 		n := queue[len(queue)-1]
 		queue = queue[:len(queue)-1]
 		for _, e := range g.nodes[n] {
-			if int(e.to) >= len(g.Targets) && !seen[e.to] && e.tag != tagMigrations {
+			if int(e.to) >= len(g.Targets) && !seen[e.to] && e.tag != tagMigrations && e.tag != tagTools {
 				seen[e.to] = true
 				queue = append(queue, e.to)
 				list = append(list, g.rpms[int(e.to)-len(g.Targets)])

@@ -92,3 +92,68 @@ func TestMigrations(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// Image tools are built before the image and not installed in it, nor is what they
+// require.
+func TestTools(t *testing.T) {
+	ws := txtar.Parse([]byte(`
+-- slipway.toml --
+schema = 1
+name = "dinghy"
+vendor = "dinghy"
+version = "0.1.0"
+source-date-epoch = 1
+[build]
+image-tools = ["mkfs"]
+-- packages/lib/package.toml --
+-- packages/lib/lib.spec --
+Name: %{_cross_os}lib
+Version: 1
+Release: 1
+Summary: x
+License: MIT
+%files
+-- packages/mkfs/package.toml --
+-- packages/mkfs/mkfs.spec --
+Name: %{_cross_os}mkfs
+Version: 1
+Release: 1
+Summary: x
+License: MIT
+Requires: %{_cross_os}lib
+%files
+-- packages/os/package.toml --
+-- packages/os/os.spec --
+Name: %{_cross_os}os
+Version: 1
+Release: 1
+Summary: x
+License: MIT
+%files
+-- variants/dev/variant.toml --
+included-packages = ["os"]
+`))
+	g, err := graph.Build(load(t, ws), graph.Options{Arch: "x86_64", Macros: macros})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dev, mkfs := lookup(t, g, "variants/dev"), lookup(t, g, "packages/mkfs")
+	if list := g.Tools(dev); len(list) != 1 || list[0].Name != "dinghy-mkfs" || list[0].Target != mkfs {
+		t.Errorf("tools: %v", list)
+	}
+	if list := g.Installs(dev); len(list) != 1 || list[0].Name != "dinghy-os" {
+		t.Errorf("installs %v", list)
+	}
+	if got, want := names(dev.Depends), "packages/mkfs packages/os sdk"; got != want {
+		t.Errorf("depends: %s, want %s", got, want)
+	}
+	var out bytes.Buffer
+	if err := graph.WritePath(&out, dev, mkfs, g.Path(dev, mkfs)); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(`variants/dev needs packages/mkfs because
+  variants/dev has image-tools: dinghy-mkfs at slipway.toml:7:16 → RPM dinghy-mkfs of packages/mkfs
+`, out.String()); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync"
 	"syscall"
 	"time"
 
@@ -64,7 +65,8 @@ var fileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.-]*$`)
 
 // Assemble verifies the root file system against its hash tree and root hash,
 // checks that everything fits, and writes the disk to out. The file appears
-// there only when it is complete; on an error an older one stays.
+// there only when it is complete, but for what the kernel has still to write to
+// storage; on an error an older one stays.
 func Assemble(ctx context.Context, in Inputs, out string) (*Report, error) {
 	facts, err := in.Arch.facts()
 	if err != nil {
@@ -77,7 +79,7 @@ func Assemble(ctx context.Context, in Inputs, out string) (*Report, error) {
 			return nil, fmt.Errorf("%s of the image %q: want letters, digits, dots and hyphens", what, s)
 		}
 	}
-	super, err := verifyRoot(ctx, in)
+	super, verified, err := verifyRoot(ctx, in)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +126,7 @@ func Assemble(ctx context.Context, in Inputs, out string) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	report.Table, report.Allocated, err = plan.Write(ctx, out)
+	report.Table, report.Allocated, err = plan.write(ctx, out, verified)
 	if err != nil {
 		return nil, err
 	}
@@ -132,30 +134,39 @@ func Assemble(ctx context.Context, in Inputs, out string) (*Report, error) {
 	return report, nil
 }
 
-func verifyRoot(ctx context.Context, in Inputs) (verity.Superblock, error) {
+// verifyRoot gives the superblock of the hash tree, and what waits until the root file
+// system has been verified, which takes as long as writing the disk.
+func verifyRoot(ctx context.Context, in Inputs) (super verity.Superblock, verified func() error, err error) {
 	root, err := os.Open(in.Root)
 	if err != nil {
-		return verity.Superblock{}, fmt.Errorf("root file system: %w", err)
+		return super, nil, fmt.Errorf("root file system: %w", err)
 	}
-	defer root.Close()
 	hash, err := os.Open(in.Hash)
 	if err != nil {
-		return verity.Superblock{}, fmt.Errorf("verity hash tree: %w", err)
+		return super, nil, errors.Join(fmt.Errorf("verity hash tree: %w", err), root.Close())
 	}
-	defer hash.Close()
-	super, err := verity.Verify(ctx, root, hash, in.RootHash)
-	if err != nil {
-		return super, fmt.Errorf("%s does not fit %s: %w", in.Root, in.Hash, err)
+	mismatch := func(err error) error { return fmt.Errorf("%s does not fit %s: %w", in.Root, in.Hash, err) }
+	if super, err = verity.ReadSuperblock(hash); err != nil {
+		return super, nil, errors.Join(mismatch(err), root.Close(), hash.Close())
 	}
-	// Bytes behind the tree's reach would go unprotected.
-	st, err := root.Stat()
-	if err != nil {
-		return super, err
-	}
-	if want := int64(super.DataBlocks) * verity.BlockSize; st.Size() != want {
-		return super, fmt.Errorf("%s has %d bytes, its hash tree is for %d", in.Root, st.Size(), want)
-	}
-	return super, nil
+	verified = sync.OnceValue(func() error {
+		defer root.Close()
+		defer hash.Close()
+		if _, err := verity.Verify(ctx, root, hash, in.RootHash); err != nil {
+			return mismatch(err)
+		}
+		// Bytes behind the tree's reach would go unprotected.
+		st, err := root.Stat()
+		if err != nil {
+			return err
+		}
+		if want := int64(super.DataBlocks) * verity.BlockSize; st.Size() != want {
+			return fmt.Errorf("%s has %d bytes, its hash tree is for %d", in.Root, st.Size(), want)
+		}
+		return nil
+	})
+	go func() { _ = verified() }()
+	return super, verified, nil
 }
 
 func buildUKI(in Inputs, cmdline string) ([]byte, error) {
@@ -183,8 +194,13 @@ func buildUKI(in Inputs, cmdline string) ([]byte, error) {
 
 // Write checks the plan and writes the disk to the file out, sparsely, by way
 // of a temporary file beside it. It returns the table and the bytes that the
-// file takes.
+// file takes. The file is not synced.
 func (p *Plan) Write(ctx context.Context, out string) (table *gpt.Table, allocated int64, err error) {
+	return p.write(ctx, out, func() error { return nil })
+}
+
+// write is Write that keeps the file only if ready has no error.
+func (p *Plan) write(ctx context.Context, out string, ready func() error) (table *gpt.Table, allocated int64, err error) {
 	table, err = p.Table()
 	if err != nil {
 		return nil, 0, err
@@ -195,7 +211,7 @@ func (p *Plan) Write(ctx context.Context, out string) (table *gpt.Table, allocat
 				return fmt.Errorf("partition %s: %w", part.Label, err)
 			}
 		}
-		if err := table.Write(f); err != nil { // syncs f
+		if err := table.Write(io.NewOffsetWriter(f, 0)); err != nil { // would sync f itself
 			return err
 		}
 		st, err := f.Stat()
@@ -205,7 +221,7 @@ func (p *Plan) Write(ctx context.Context, out string) (table *gpt.Table, allocat
 		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
 			allocated = sys.Blocks * 512
 		}
-		return nil
+		return ready()
 	})
 	if err != nil {
 		return nil, 0, err

@@ -203,8 +203,8 @@ func TestFindAffectedReasons(t *testing.T) {
 		"packages/lib": {Name: "packages/lib", Files: []string{"packages/lib/a.patch", "packages/lib/b.patch"}},
 		"packages/app": {Name: "packages/app", Needs: "packages/lib"}, // mid itself is made without lib
 		// the pretty name is the name where it is not given
-		"variants/a": {Name: "variants/a", Files: []string{"slipway.toml"}, Keys: []string{"name", "pretty-name", "version"}},
-		"variants/b": {Name: "variants/b", Files: []string{"slipway.toml"}, Keys: []string{"name", "pretty-name", "version"}},
+		"variants/a": {Name: "variants/a", Files: []string{"slipway.toml"}, Keys: []string{"name", "version"}},
+		"variants/b": {Name: "variants/b", Files: []string{"slipway.toml"}, Keys: []string{"name", "version"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -35,6 +35,7 @@ type Inputs struct {
 	Groups   []File            `json:"groups,omitempty"`   // first-party sources
 	Sources  []File            `json:"sources,omitempty"`  // upstream sources
 	RPMs     []File            `json:"rpms,omitempty"`     // what dependencies made
+	Tools    []File            `json:"tools,omitempty"`    // RPMs with which an image is made
 }
 
 // File is an input file.
@@ -46,7 +47,7 @@ type File struct {
 
 // Encode gives the canonical JSON form, of which the SHA-256 is the key.
 func (in Inputs) Encode() []byte {
-	for _, files := range [][]File{in.Files, in.Groups, in.Sources, in.RPMs} {
+	for _, files := range [][]File{in.Files, in.Groups, in.Sources, in.RPMs, in.Tools} {
 		slices.SortFunc(files, func(a, b File) int {
 			return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Digest, b.Digest))
 		})

@@ -21,6 +21,7 @@ func inputs() Inputs {
 		Groups:   []File{{Name: "tool/main.go", Digest: "sha256:3"}},
 		Sources:  []File{{Name: "a.tar.xz", Digest: "sha512:4"}},
 		RPMs:     []File{{Name: "x-1.rpm", Digest: "sha256:5"}, {Name: "y-1.rpm", Digest: "sha256:6"}},
+		Tools:    []File{{Name: "t-1.rpm", Digest: "sha256:7"}},
 	}
 }
 
@@ -44,6 +45,10 @@ func TestKeyChangesWithEveryInput(t *testing.T) {
 		"source content":  func(in *Inputs) { in.Sources[0].Digest = "sha512:x" },
 		"dependency":      func(in *Inputs) { in.RPMs[0].Digest = "sha256:x" },
 		"dependency name": func(in *Inputs) { in.RPMs[0].Name = "x-2.rpm" },
+		"image tool":      func(in *Inputs) { in.Tools[0].Digest = "sha256:x" },
+		"from dependency to tool": func(in *Inputs) {
+			in.Tools, in.RPMs = append(in.Tools, in.RPMs[0]), in.RPMs[1:]
+		},
 		"from own to group": func(in *Inputs) {
 			in.Groups, in.Files = append(in.Groups, in.Files[0]), in.Files[1:]
 		},

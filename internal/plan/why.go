@@ -29,6 +29,7 @@ const (
 	KindGroup      = "first-party source"
 	KindSource     = "external file"
 	KindDependency = "dependency RPM"
+	KindTool       = "image tool"
 	KindImage      = "image" // below build/, where it is not there
 )
 
@@ -99,7 +100,7 @@ func Compare(old, now Inputs, oldTexts, newTexts map[string]string) []Change {
 		kind     string
 		old, now []File
 	}{
-		{KindFile, old.Files, now.Files}, {KindGroup, old.Groups, now.Groups}, {KindSource, old.Sources, now.Sources}, {KindDependency, old.RPMs, now.RPMs},
+		{KindFile, old.Files, now.Files}, {KindGroup, old.Groups, now.Groups}, {KindSource, old.Sources, now.Sources}, {KindDependency, old.RPMs, now.RPMs}, {KindTool, old.Tools, now.Tools},
 	} {
 		had := map[string]string{}
 		for _, f := range l.old {
@@ -158,7 +159,7 @@ var (
 // stem is the name of a file without its version; empty where it has none.
 func stem(kind, name string) string {
 	switch kind {
-	case KindDependency:
+	case KindDependency, KindTool:
 		return rpmName.ReplaceAllString(name, "$1$2")
 	case KindSource:
 		return version.ReplaceAllString(name, "#")

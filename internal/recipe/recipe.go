@@ -2,8 +2,8 @@
 // (https://github.com/moby/buildkit/blob/master/docs/dev/solver.md).
 //
 // Every recipe has the SDK as its read-only root, declared inputs as read-only
-// mounts, no network, and leaves its result through one copy onto scratch, so
-// that BuildKit keys what follows by content.
+// mounts and no network. Packages leave their result through one copy onto scratch,
+// so that BuildKit keys what follows by content.
 package recipe
 
 import (
@@ -126,12 +126,12 @@ type Package struct {
 // Image is a variant whose image parts are to be made.
 type Image struct {
 	Sandbox
-	Name     string   // "variants/qemu-dev"
-	Metadata string   // text of the spec that states the variant's facts
-	Release  string   // lines to be appended to os-release
-	Packages []string // names of RPMs to install, metadata included
-	RPMs     []Blob   // what the solver may choose from
-	EFIArch  string   // "x64", "aa64"
+	Name     string // "variants/qemu-dev"
+	Metadata string // text of the spec that states the variant's facts
+	Release  string // lines to be appended to os-release
+	RPMs     []Blob // what is installed but the metadata, which the recipe makes
+	Tools    []Blob // RPMs whose programs come before the SDK's
+	EFIArch  string // "x64", "aa64"
 	// Filesystem of the root is "erofs" or "ext4", and Compression of an erofs
 	// "lz4hc" or "zstd".
 	Filesystem, Compression string
@@ -205,7 +205,7 @@ func (i Image) Build() Build {
 		llb.Mkfile("/metadata.spec", 0o644, []byte(i.Metadata)).
 			Mkfile("/os-release", 0o644, []byte(i.Release)),
 		llb.WithCustomName("[internal] facts of "+i.Name))
-	run := i.run(i.Name+": image", measureScript+imageScript+filesystemScript, i.Packages, append(blobMounts("/slipway/rpms", i.RPMs),
+	run := i.run(i.Name+": image", measureScript+imageScript+filesystemScript, nil, append(append(blobMounts("/slipway/rpms", i.RPMs), blobMounts("/slipway/tools", i.Tools)...),
 		llb.AddMount("/slipway/metadata", metadata, llb.Readonly),
 		llb.AddEnv("HOME", "/tmp"),
 		llb.AddEnv("SLIPWAY_EFI_ARCH", i.EFIArch),
@@ -214,9 +214,7 @@ func (i Image) Build() Build {
 		llb.AddEnv("SLIPWAY_UUID", i.UUID),
 	))
 	run.AddMount("/image", llb.Scratch())
-	parts := run.AddMount("/parts", llb.Scratch())
-	return Build{State: llb.Scratch().File(llb.Copy(parts, "/", "/", &llb.CopyInfo{CopyDirContentsOnly: true}),
-		llb.WithCustomName("[internal] parts of "+i.Name))}
+	return Build{State: run.AddMount("/parts", llb.Scratch())}
 }
 
 // run executes a script in the SDK with the settings that every sandbox has.

@@ -38,7 +38,8 @@ func pkg() Package {
 func variant() Image {
 	return Image{
 		Sandbox: sandbox(), Name: "variants/dev", Metadata: "Name: acme-metadata\n", Release: "VARIANT_ID=dev\n",
-		Packages: []string{"acme-metadata", "acme-release"}, RPMs: []Blob{{Store: StoreResults, Digest: sha("3"), Name: "acme-libc-1.x86_64.rpm"}},
+		RPMs:    []Blob{{Store: StoreResults, Digest: sha("3"), Name: "acme-libc-1.x86_64.rpm"}},
+		Tools:   []Blob{{Store: StoreResults, Digest: sha("4"), Name: "acme-mkfs-1.x86_64.rpm"}},
 		EFIArch: "x64", Filesystem: "erofs", Compression: "lz4hc", UUID: "01234567-89ab-8def-8123-456789abcdef",
 	}
 }

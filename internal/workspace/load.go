@@ -59,9 +59,7 @@ func Load(root string) (*Workspace, error) {
 	w := &Workspace{Root: root}
 	l := &loader{Workspace: w}
 	w.Config.positions = l.manifest(&l.Errors, RootFile, &w.Config, "")
-	if w.Config.PrettyName == "" {
-		w.Config.PrettyName = w.Config.Name
-	}
+	l.bare("build.image-tools", w.Config.Build.ImageTools, w.Config.Position)
 	l.packages()
 	l.variants()
 	l.sdk()
@@ -269,12 +267,7 @@ func (l *loader) variants() {
 		before := len(l.Errors)
 		v.positions = l.manifest(&l.Errors, variantsDir+"/"+name+"/"+VariantFile, v,
 			"a variant folder holds variant.toml; remove the folder if it is a leftover")
-		for i, pkg := range v.IncludedPackages {
-			if bare, ok := strings.CutPrefix(pkg, w.Prefix()); ok && w.Config.Vendor != "" {
-				key := fmt.Sprintf("included-packages[%d]", i)
-				l.add(v.Position(key), key, fmt.Sprintf("\"included-packages\" names %q with the vendor prefix", pkg), fmt.Sprintf("write %q", bare))
-			}
-		}
+		l.bare("included-packages", v.IncludedPackages, v.Position)
 		first := map[string]Position{}
 		for i, a := range v.BootAddons {
 			if pos, ok := first[a.Name]; ok && a.Name != "" {
@@ -298,6 +291,16 @@ func (l *loader) variants() {
 			hint = "there is " + strings.Join(names, ", ")
 		}
 		l.add(w.Config.Position("default-variant"), "default-variant", fmt.Sprintf("\"default-variant\" names %q, but there is no folder %s/%s", want, variantsDir, want), hint)
+	}
+}
+
+// bare finds the names in a list of RPMs that have the vendor prefix.
+func (l *loader) bare(key string, rpms []string, at func(key string) Position) {
+	for i, name := range rpms {
+		if bare, ok := strings.CutPrefix(name, l.Prefix()); ok && l.Config.Vendor != "" {
+			entry := fmt.Sprintf("%s[%d]", key, i)
+			l.add(at(entry), entry, fmt.Sprintf("%q names %q with the vendor prefix", key, name), fmt.Sprintf("write %q", bare))
+		}
 	}
 }
 

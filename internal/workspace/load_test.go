@@ -253,7 +253,7 @@ func TestDefaultsOfWorkspace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := w.Config; c.DefaultVariant != "one" || c.PrettyName != "dinghy" || !c.Sources.Upstream || c.Build.Debuginfo {
+	if c := w.Config; c.DefaultVariant != "one" || c.PrettyName != "" || !c.Sources.Upstream || c.Build.Debuginfo {
 		t.Errorf("config: %+v", c)
 	}
 }

@@ -38,7 +38,7 @@ type Workspace struct {
 type Config struct {
 	Schema         int               `toml:"schema" required:"true" enum:"1" doc:"Version of the workspace format; this is version 1."`
 	Name           string            `toml:"name" required:"true" check:"name" doc:"Short name of the operating system, as it stands in file names and in os-release ID."`
-	PrettyName     string            `toml:"pretty-name" check:"text" default-doc:"the name" doc:"Name of the operating system as people read it."`
+	PrettyName     string            `toml:"pretty-name" check:"text" default-doc:"none" doc:"Name of the operating system as people read it. With the version behind it, it is PRETTY_NAME in the os-release(5) of images, in place of what their packages say."`
 	Vendor         string            `toml:"vendor" required:"true" check:"vendor" doc:"Vendor part of the target triple <arch>-<vendor>-linux-gnu, and with a dash the prefix of every RPM name."`
 	Version        string            `toml:"version" required:"true" check:"version" doc:"Version of the operating system: three numbers with dots between."`
 	DefaultVariant string            `toml:"default-variant" check:"folder" default-doc:"the only variant, where there is one" doc:"Variant that a command takes when none is named."`
@@ -59,7 +59,8 @@ type Sources struct {
 
 // BuildOptions is the table [build] of slipway.toml.
 type BuildOptions struct {
-	Debuginfo bool `toml:"debuginfo" default:"false" doc:"Whether packages also make debuginfo and debugsource RPMs."`
+	Debuginfo  bool     `toml:"debuginfo" default:"false" doc:"Whether packages also make debuginfo and debugsource RPMs."`
+	ImageTools []string `toml:"image-tools" check:"rpm" doc:"RPMs, without the vendor prefix, whose programs in /usr/bin and /usr/sbin come before the SDK's while images are made, such as a newer mkfs.erofs. That puts them in no image. What they require is not installed: they run in the SDK, so its own compiler, gcc, builds them with its own libraries."`
 }
 
 // Cache is the table [cache] of slipway.toml and of the user's configuration.

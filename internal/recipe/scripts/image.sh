@@ -1,24 +1,23 @@
-# Resolves the packages named as arguments from the RPMs below /slipway/rpms,
-# installs them into a root, and makes the parts of an image in /parts but for the
-# file system, which filesystem.sh makes. Runs as root, without network, loop
-# devices or device mapper.
-mkdir /tmp/repo /tmp/rpms
+# Installs the RPMs below /slipway/rpms and one that states the variant's facts into a
+# root, and makes the parts of an image in /parts but for the file system, which
+# filesystem.sh makes. Programs of the RPMs below /slipway/tools come before the SDK's.
+# Runs as root, without network, loop devices or device mapper.
 root=/image/root parts=/parts
 mkdir -p "$root"
-
-echo "+ slipway: phase resolve"
-rpmbuild -bb --quiet --define '_topdir /tmp/metadata' --define '_rpmdir /tmp/repo' --define '_rpmfilename %{NAME}.rpm' \
-  --target "$SLIPWAY_ARCH" /slipway/metadata/metadata.spec
-ln -s /slipway/rpms/*/*.rpm /tmp/repo/
-createrepo_c --quiet --no-database --simple-md-filenames /tmp/repo
-dnf --quiet --assumeyes --noplugins --nogpgcheck --releasever=1 --forcearch="$SLIPWAY_ARCH" \
-  --setopt=reposdir=/none --setopt=varsdir=/none --setopt=cachedir=/tmp/cache --setopt=install_weak_deps=0 \
-  --repofrompath=slipway,file:///tmp/repo --repo=slipway --installroot=/tmp/root \
-  --downloadonly --destdir=/tmp/rpms install "$@"
+shopt -s nullglob
+for tool in /slipway/tools/*/*.rpm; do
+  mkdir -p /image/tools
+  rpm2cpio "$tool" | cpio --quiet -idm -D /image/tools
+  PATH=/image/tools/usr/bin:/image/tools/usr/sbin:$PATH
+done
+shopt -u nullglob
 
 echo "+ slipway: phase install"
+rpmbuild -bb --quiet --define '_topdir /tmp/metadata' --define '_rpmdir /tmp/rpms' --define '_rpmfilename metadata.rpm' \
+  --target "$SLIPWAY_ARCH" /slipway/metadata/metadata.spec
 db=/usr/lib/sysimage/rpm
-rpm --root "$root" --define "_dbpath $db" --noscripts --nosignature --ignorearch -U /tmp/rpms/*.rpm
+# rpm checks that nothing is missing and nothing in conflict
+rpm --root "$root" --define "_dbpath $db" --noscripts --nosignature --ignorearch -U /slipway/rpms/*/*.rpm /tmp/rpms/metadata.rpm
 rpm --root "$root" --define "_dbpath $db" -qa \
   --qf '%{NAME}\t%{EPOCHNUM}\t%{VERSION}\t%{RELEASE}\t%{ARCH}\t%{LICENSE}\t%{URL}\t%{SIZE}\t%{SUMMARY}\n' | LC_ALL=C sort > /parts/inventory.tsv
 # no package manager and no package database in the image
