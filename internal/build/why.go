@@ -135,7 +135,7 @@ func (b *Builder) openRPMs(changes []plan.Change) error {
 	opened := 0
 	for i := range changes {
 		c := &changes[i]
-		if c.Kind != plan.KindDependency || c.Old == "" || c.New == "" || opened == maxOpened {
+		if c.Kind != plan.KindDependency && c.Kind != plan.KindTool || c.Old == "" || c.New == "" || opened == maxOpened {
 			continue
 		}
 		pair := [2]string{c.Old, c.New}

@@ -160,10 +160,10 @@ func whyCommand(g *global) *cobra.Command {
 		Long: `Why compares what a target is made from now with what its last result in this
 workspace was made from, and shows every input that differs: own files and
 first-party sources with the lines that changed, macros, settings, the SDK,
-external files, and RPMs that are installed for it, with what differs in the first
-ten of which the store has both; of a variant, also what its disk is put together
-from. If the workspace has had no result of the target,
-the last one of this machine is taken.`,
+external files, and RPMs that are installed for it or make it, with what differs in
+the first ten of which the store has both; of a variant, also what its disk is put
+together from. If the workspace has had no result of the target, the last one of
+this machine is taken.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			b, display, err := g.builder(cmd, &buildFlags{progress: "plain"})

@@ -18,6 +18,7 @@ func TestCompare(t *testing.T) {
 	now.Groups[0].Executable = true
 	now.Sources[0].Digest = "sha512:5"
 	now.RPMs = now.RPMs[:1]
+	now.Tools[0].Digest = "sha256:8"
 	old := inputs()
 	old.Macros = "sha256:m1"
 	got := Compare(old, now,
@@ -34,6 +35,7 @@ func TestCompare(t *testing.T) {
 		{Kind: KindGroup, Name: "tool/main.go", Old: "sha256:3", New: "sha256:3 executable"},
 		{Kind: KindSource, Name: "a.tar.xz", Old: "sha512:4", New: "sha512:5"},
 		{Kind: KindDependency, Name: "y-1.rpm", Old: "sha256:6"},
+		{Kind: KindTool, Name: "t-1.rpm", Old: "sha256:7", New: "sha256:8"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -46,6 +48,7 @@ func TestCompare(t *testing.T) {
 		"changed  SDK", "changed  macros", "changed  setting epoch: 1 → 2", "added    setting metadata",
 		"changed  own file a.spec", "added    own file c.patch", "removed  own file b.patch", "changed  first-party source tool/main.go",
 		"changed  external file a.tar.xz", "removed  dependency RPM y-1.rpm",
+		"changed  image tool t-1.rpm",
 	}, lines); diff != "" {
 		t.Error(diff)
 	}

@@ -4,13 +4,13 @@
 # Runs as root, without network, loop devices or device mapper.
 root=/image/root parts=/parts
 mkdir -p "$root"
-shopt -s nullglob
-for tool in /slipway/tools/*/*.rpm; do
-  mkdir -p /image/tools
-  rpm2cpio "$tool" | cpio --quiet -idm -D /image/tools
+if [ -d /slipway/tools ]; then
+  mkdir /image/tools
+  for tool in /slipway/tools/*/*.rpm; do
+    rpm2cpio "$tool" | cpio --quiet -idm -D /image/tools
+  done
   PATH=/image/tools/usr/bin:/image/tools/usr/sbin:$PATH
-done
-shopt -u nullglob
+fi
 
 echo "+ slipway: phase install"
 rpmbuild -bb --quiet --define '_topdir /tmp/metadata' --define '_rpmdir /tmp/rpms' --define '_rpmfilename metadata.rpm' \
