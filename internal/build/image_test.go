@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -51,6 +52,23 @@ func TestCheckTools(t *testing.T) {
 			t.Errorf("%+v: %v", tt, err)
 		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
 			t.Errorf("got  %v\nwant %s", err, tt.want)
+		}
+	}
+}
+
+// A shell reads the name as it was written.
+func TestPrettyName(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"", `A "B" \$(c) $d \ e` + " `f`"} {
+		b := &Builder{ws: &workspace.Workspace{Config: workspace.Config{Name: "testos", PrettyName: name, Version: "1.2.3"}}, opt: Options{Arch: "x86_64"}}
+		lines := "PRETTY_NAME=package\n" + b.osRelease(&workspace.Variant{Name: "dev"})
+		out, err := exec.Command("sh", "-euc", lines+`printf '%s' "$IMAGE_ID/$IMAGE_VERSION/$PRETTY_NAME"`).CombinedOutput()
+		want := "testos-dev-x86_64/1.2.3/package"
+		if name != "" {
+			want = "testos-dev-x86_64/1.2.3/" + name + " 1.2.3"
+		}
+		if err != nil || string(out) != want {
+			t.Errorf("got %s, %v; want %s", out, err, want)
 		}
 	}
 }

@@ -48,9 +48,10 @@ type Target struct {
 
 	// Depends are the direct dependencies, sorted by name: the SDK; for a package
 	// the packages that provide its BuildRequires; for a variant all packages
-	// that it installs by what the specs declare, and the one that ships its
-	// migrations, and those that make the image tools. That a package's direct dependencies are built is not enough to
-	// build it: they may require others to be installed. Closure has those too.
+	// that it installs by what the specs declare, the one that ships its migrations,
+	// and those that make the image tools. That a package's direct dependencies are
+	// built is not enough to build it: they may require others to be installed.
+	// Closure has those too.
 	Depends []*Target
 
 	// Unresolved are Requires that nothing in the workspace provides: file names
@@ -345,11 +346,19 @@ const tagMigrations = "migrations"
 // migrations links a variant to the RPM with the programs of its migrations.
 func (l *linker) migrations(t *Target) {
 	name := l.ws.MigrationsRPM(t.Variant)
+	if r := l.named(name); r != nil {
+		l.nodes[t.index] = append(l.nodes[t.index], edge{int32(r.node), tagMigrations, name, l.ws.Migrations.Position("package")})
+	}
+}
+
+// named is the RPM of that name; nil where no spec makes it.
+func (l *linker) named(name string) *RPM {
 	for _, r := range l.provides[name] {
 		if r.Name == name {
-			l.nodes[t.index] = append(l.nodes[t.index], edge{int32(r.node), tagMigrations, name, l.ws.Migrations.Position("package")})
+			return r
 		}
 	}
+	return nil
 }
 
 // unknownMigrations reports that no spec makes the RPM with the programs of
@@ -360,7 +369,7 @@ func (l *linker) unknownMigrations() {
 		return
 	}
 	name := l.ws.Prefix() + m.Package
-	if !slices.ContainsFunc(l.provides[name], func(r *RPM) bool { return r.Name == name }) {
+	if l.named(name) == nil {
 		l.unresolved(m.Position("package"), "package", name, "")
 	}
 }
@@ -373,10 +382,8 @@ const tagTools = "image-tools"
 func (l *linker) tools(t *Target) {
 	for i := range l.ws.Config.Build.ImageTools {
 		name, pos := l.tool(i)
-		for _, r := range l.provides[name] {
-			if r.Name == name {
-				l.nodes[t.index] = append(l.nodes[t.index], edge{int32(r.node), tagTools, name, pos})
-			}
+		if r := l.named(name); r != nil {
+			l.nodes[t.index] = append(l.nodes[t.index], edge{int32(r.node), tagTools, name, pos})
 		}
 	}
 }
@@ -384,13 +391,7 @@ func (l *linker) tools(t *Target) {
 // unknownTools reports image tools that no spec makes, once for all variants.
 func (l *linker) unknownTools() {
 	for i := range l.ws.Config.Build.ImageTools {
-		name, pos := l.tool(i)
-		switch by := l.provides[name]; {
-		case l.partial || slices.ContainsFunc(by, func(r *RPM) bool { return r.Name == name }):
-		case len(by) > 0:
-			bare := strings.TrimPrefix(by[0].Name, l.ws.Prefix())
-			l.find(pos, tagTools, fmt.Sprintf("%s: %q is not the name of an RPM, but %s provides it", tagTools, l.ws.Config.Build.ImageTools[i], by[0].Name), fmt.Sprintf("write %q", bare))
-		default:
+		if name, pos := l.tool(i); l.named(name) == nil && !l.partial {
 			l.unresolved(pos, tagTools, name, "")
 		}
 	}
@@ -427,11 +428,16 @@ func (g *Graph) Migrations(t *Target) *RPM {
 // who has more findings than this has another trouble than misspelling.
 const maxNear = 20
 
-// unresolved reports a name that nothing provides; of says which dependency it
-// is a part of.
+// unresolved reports a name that nothing provides, or that is not that of an RPM
+// where it must be; of says which dependency it is a part of.
 func (l *linker) unresolved(pos workspace.Position, tag, name, of string) {
 	var near []string
 	prefix, rpm := l.ws.Prefix(), name
+	if by := l.provides[name]; len(by) > 0 {
+		l.find(pos, tag, fmt.Sprintf("%s: %q is not the name of an RPM, but %s provides it", tag, strings.TrimPrefix(name, prefix), by[0].Name),
+			fmt.Sprintf("write %q", strings.TrimPrefix(by[0].Name, prefix)))
+		return
+	}
 	switch {
 	case len(l.provides[prefix+name]) > 0:
 		near = []string{prefix + name}

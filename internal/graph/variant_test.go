@@ -10,39 +10,20 @@ import (
 	"slipway/internal/graph"
 )
 
-const migrated = `
+// pkg is a package of a txtar archive, with further lines in its spec.
+func pkg(name, lines string) string {
+	return "-- packages/" + name + "/package.toml --\n-- packages/" + name + "/" + name + ".spec --\nName: %{_cross_os}" + name +
+		"\nVersion: 1\nRelease: 1\nSummary: x\nLicense: MIT\n" + lines + "%files\n"
+}
+
+var migrated = `
 -- migrations/migrations.toml --
 package = "moves"
 [[migration]]
 from = "1.0.0"
 to = "1.1.0"
 files = ["x"]
--- packages/tools/package.toml --
--- packages/tools/tools.spec --
-Name: %{_cross_os}tools
-Version: 1
-Release: 1
-Summary: x
-License: MIT
-%files
--- packages/moves/package.toml --
--- packages/moves/moves.spec --
-Name: %{_cross_os}moves
-Version: 1
-Release: 1
-Summary: x
-License: MIT
-BuildRequires: %{_cross_os}tools
-%files
--- packages/os/package.toml --
--- packages/os/os.spec --
-Name: %{_cross_os}os
-Version: 1
-Release: 1
-Summary: x
-License: MIT
-%files
--- variants/dev/variant.toml --
+` + pkg("tools", "") + pkg("moves", "BuildRequires: %{_cross_os}tools\n") + pkg("os", "") + `-- variants/dev/variant.toml --
 included-packages = ["os"]
 -- variants/once/variant.toml --
 included-packages = ["os"]
@@ -105,32 +86,7 @@ version = "0.1.0"
 source-date-epoch = 1
 [build]
 image-tools = ["mkfs"]
--- packages/lib/package.toml --
--- packages/lib/lib.spec --
-Name: %{_cross_os}lib
-Version: 1
-Release: 1
-Summary: x
-License: MIT
-%files
--- packages/mkfs/package.toml --
--- packages/mkfs/mkfs.spec --
-Name: %{_cross_os}mkfs
-Version: 1
-Release: 1
-Summary: x
-License: MIT
-Requires: %{_cross_os}lib
-%files
--- packages/os/package.toml --
--- packages/os/os.spec --
-Name: %{_cross_os}os
-Version: 1
-Release: 1
-Summary: x
-License: MIT
-%files
--- variants/dev/variant.toml --
+` + pkg("lib", "") + pkg("mkfs", "Requires: %{_cross_os}lib\n") + pkg("os", "") + `-- variants/dev/variant.toml --
 included-packages = ["os"]
 `))
 	g, err := graph.Build(load(t, ws), graph.Options{Arch: "x86_64", Macros: macros})
