@@ -15,9 +15,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
 
+	"slipway/internal/graph"
 	"slipway/internal/image/layout"
 	"slipway/internal/image/verity"
 	"slipway/internal/provenance"
+	"slipway/internal/rpmspec"
 	"slipway/internal/sdk"
 	"slipway/internal/workspace"
 )
@@ -52,6 +54,27 @@ func TestCheckTools(t *testing.T) {
 			t.Errorf("%+v: %v", tt, err)
 		case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)):
 			t.Errorf("got  %v\nwant %s", err, tt.want)
+		}
+	}
+}
+
+// A tool of the workspace will do in place of one of the SDK, if it is new enough.
+func TestCheckOwnTools(t *testing.T) {
+	t.Parallel()
+	b := &Builder{ws: &workspace.Workspace{Root: t.TempDir(), Config: workspace.Config{Vendor: "acme"}}}
+	lock := &sdk.Lock{Suite: "bookworm", Components: []string{"main"}, Arch: "amd64", Requested: []string{"rpm"}, Packages: []sdk.LockedPackage{
+		{Name: "rpm", Version: "1", Arch: "amd64", SHA256: strings.Repeat("0", 64), Size: 1, Path: "pool/x.deb"}}}
+	if err := sdk.WriteLock(filepath.Join(b.ws.Root, sdk.LockFile), lock); err != nil {
+		t.Fatal(err)
+	}
+	v := &workspace.Variant{Name: "dev", ImageLayout: layout.Layout{RootCompression: layout.Zstd}.WithDefaults()}
+	for _, tt := range []struct {
+		name, version string
+		ok            bool
+	}{{"acme-erofs-utils", "1.8.6", true}, {"acme-erofs-utils", "1.7.1", false}, {"acme-mkfs", "1.8.6", false}} {
+		tool := &graph.RPM{Name: tt.name, Target: &graph.Target{Spec: &rpmspec.Spec{Version: tt.version}}}
+		if err := b.checkTools(v, []*graph.RPM{tool}); (err == nil) != tt.ok {
+			t.Errorf("%s %s: %v", tt.name, tt.version, err)
 		}
 	}
 }

@@ -79,6 +79,8 @@ func Assemble(ctx context.Context, in Inputs, out string) (*Report, error) {
 			return nil, fmt.Errorf("%s of the image %q: want letters, digits, dots and hyphens", what, s)
 		}
 	}
+	ctx, cancel := context.WithCancel(ctx) // of what verifies, on an error before it is awaited
+	defer cancel()
 	super, verified, err := verifyRoot(ctx, in)
 	if err != nil {
 		return nil, err
