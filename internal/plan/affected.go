@@ -162,17 +162,29 @@ func (m *mapping) source(name, file string) {
 // with the text. Other keys reach all.
 var reach = map[string]string{
 	"name": "variants/", "pretty-name": "variants/", "version": "variants/",
-	"default-variant": none, "sources": none, "cache": none,
+	"build.image-tools": "variants/",
+	"default-variant":   none, "sources": none, "cache": none,
 }
 
 const none = "(no target)"
 
 // settings compares slipway.toml key by key.
 func (m *mapping) settings(file string) {
-	now, then := reflect.ValueOf(m.now.Workspace.Config), reflect.ValueOf(m.then.Workspace.Config)
+	m.table(file, "", reflect.ValueOf(m.now.Workspace.Config), reflect.ValueOf(m.then.Workspace.Config))
+}
+
+// table compares the keys of one table, whose name, with a dot behind it, stands
+// before them.
+func (m *mapping) table(file, prefix string, now, then reflect.Value) {
 	for i := range now.NumField() {
-		key := now.Type().Field(i).Tag.Get("toml")
-		if key != "" && !reflect.DeepEqual(now.Field(i).Interface(), then.Field(i).Interface()) {
+		tag := now.Type().Field(i).Tag.Get("toml")
+		if tag == "" || reflect.DeepEqual(now.Field(i).Interface(), then.Field(i).Interface()) {
+			continue
+		}
+		key := prefix + tag
+		if reach[key] == "" && now.Field(i).Kind() == reflect.Struct {
+			m.table(file, key+".", now.Field(i), then.Field(i))
+		} else {
 			m.all(reach[key], file, key)
 		}
 	}

@@ -91,6 +91,8 @@ func TestFindAffected(t *testing.T) {
 		"epoch":                     {change: map[string]string{"slipway.toml": strings.Replace(toml, "epoch = 1", "epoch = 2", 1)}, want: everything},
 		"macros":                    {change: map[string]string{"slipway.toml": toml + "[macros]\nabc = \"1\"\n"}, want: everything},
 		"debuginfo":                 {change: map[string]string{"slipway.toml": toml + "[build]\ndebuginfo = true\n"}, want: everything},
+		"image tools":               {change: map[string]string{"slipway.toml": toml + "[build]\nimage-tools = [\"lib\"]\n"}, want: "variants/a variants/b"},
+		"pretty name":               {change: map[string]string{"slipway.toml": toml + "pretty-name = \"N\"\n"}, want: "variants/a variants/b"},
 		"lookaside":                 {change: map[string]string{"slipway.toml": toml + "[sources]\nupstream = false\n"}},
 		"default variant":           {change: map[string]string{"slipway.toml": toml + "default-variant = \"a\"\n"}},
 		"feature that is known":     {change: map[string]string{"variants/b/variant.toml": "included-packages = [\"lib\"]\n[image-features]\nfast = true\n"}, want: "variants/b"},
