@@ -468,7 +468,10 @@ func TestPayload(t *testing.T) {
 // A key in a token signs as one in a file.
 func TestTokenKey(t *testing.T) {
 	token, err := pkcs11test.New(t.TempDir(), "team", "271828")
-	if err = errors.Join(err, token.Generate("EC:prime256v1", "cache", "01"), token.Generate("rsa:2048", "rsa", "02")); err != nil {
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(token.Generate("EC:prime256v1", "cache", "01"), token.Generate("rsa:2048", "rsa", "02")); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv(pkcs11test.EnvConfig, token.Config)
