@@ -15,6 +15,7 @@ import (
 type follower struct {
 	onEvent func(Event)
 	log     io.Writer
+	lines   []byte // for the log, not yet written
 	logErr  error
 	logging digest.Digest // the step whose lines the log shows
 	names   map[digest.Digest]string
@@ -80,6 +81,7 @@ func (f *follower) update(s *client.SolveStatus) {
 	for _, l := range s.Logs {
 		f.write(stream{l.Vertex, l.Stream}, l.Data, l.Timestamp)
 	}
+	f.flush()
 	for _, v := range s.Vertexes {
 		if v.Completed == nil || f.ended[v.Digest] {
 			continue
@@ -123,18 +125,25 @@ func (f *follower) finish() {
 			p.data = nil
 		}
 	}
+	f.flush()
+}
+
+// flush writes all lines of a report to the log at once: builds print thousands.
+func (f *follower) flush() {
+	if len(f.lines) > 0 && f.logErr == nil {
+		_, f.logErr = f.log.Write(f.lines)
+	}
+	f.lines = f.lines[:0]
 }
 
 func (f *follower) line(vertex digest.Digest, line []byte, when time.Time) {
 	line = bytes.TrimSuffix(line, []byte("\r"))
-	if f.log != nil && f.logErr == nil {
-		var out []byte
+	if f.log != nil {
 		if vertex != f.logging {
 			f.logging = vertex
-			out = append(append(append(out, "==> "...), f.names[vertex]...), '\n')
+			f.lines = append(append(append(f.lines, "==> "...), f.names[vertex]...), '\n')
 		}
-		out = append(append(out, line...), '\n')
-		_, f.logErr = f.log.Write(out)
+		f.lines = append(append(f.lines, line...), '\n')
 	}
 	f.emit(Event{Kind: VertexLine, Digest: vertex, Line: string(line), Time: when})
 }

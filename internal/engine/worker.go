@@ -286,6 +286,7 @@ type stepCounter struct {
 func (s *stepCounter) Run(ctx context.Context, id string, rootfs executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
 	s.wg.Add(1)
 	defer s.wg.Done()
+	defer gather(&process)()
 	return s.Executor.Run(ctx, id, rootfs, mounts, process, started)
 }
 
