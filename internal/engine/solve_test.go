@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -420,6 +421,41 @@ func TestSolveCancel(t *testing.T) {
 	// The daemon lives and builds.
 	job.OnEvent = nil
 	job.Def = run(root, "echo after a cancellation").Root()
+	if _, err := c.Solve(t.Context(), job); err != nil {
+		t.Error(err)
+	}
+}
+
+// What came of a layer before its transfer broke off, as it does when slipway or its
+// engine is killed, does not stand in the way of the next build.
+func TestSolveAfterHalfLayer(t *testing.T) {
+	needEngine(t)
+	c := connect(t, newState(t))
+	root, job := probe(t)
+	whole := job.Stores["sdk"]
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(whole)); err != nil {
+		t.Fatal(err)
+	}
+	job.Stores["sdk"] = dir
+	layer, size := "", int64(0) // the largest blob
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if info, ierr := d.Info(); err == nil && ierr == nil && !d.IsDir() && info.Size() > size {
+			layer, size = path, info.Size()
+		}
+		return err
+	})
+	if err = errors.Join(err, os.Truncate(layer, size/2)); err != nil {
+		t.Fatal(err)
+	}
+	job.Def = run(root, "echo built").Root()
+	if _, err := c.Solve(t.Context(), job); err == nil {
+		t.Fatal("built with half a layer")
+	}
+	if err := os.CopyFS(filepath.Join(dir, "again"), os.DirFS(whole)); err != nil {
+		t.Fatal(err)
+	}
+	job.Stores["sdk"] = filepath.Join(dir, "again")
 	if _, err := c.Solve(t.Context(), job); err != nil {
 		t.Error(err)
 	}

@@ -212,7 +212,7 @@ func workerOptions(f files, runc string) (opt base.WorkerOpt, steps *stepCounter
 	if err := mdb.Init(context.Background()); err != nil {
 		return fail("content metadata", err)
 	}
-	content := ctdsnapshot.NewContentStore(mdb.ContentStore(), namespace)
+	content := ctdsnapshot.NewContentStore(fromBegin{mdb.ContentStore()}, namespace)
 	refs, err := metadata.NewStore(filepath.Join(root, "metadata_v2.db"))
 	if err != nil {
 		return fail("cache metadata", err)
