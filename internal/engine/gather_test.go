@@ -50,28 +50,28 @@ func TestGather(t *testing.T) {
 			writes = nil
 		}
 		buffer := []byte("a")
-		print := func(w io.Writer, s string) {
+		say := func(w io.Writer, s string) {
 			buffer = append(buffer[:0], s...) // writers must not keep it
 			if n, err := w.Write(buffer); n != len(s) || err != nil {
 				t.Errorf("%d bytes written of %d: %v", n, len(s), err)
 			}
 		}
 
-		print(process.Stdout, "checking for x... ")
-		print(process.Stdout, "yes\n")
-		print(process.Stderr, "warning\n")
-		print(process.Stdout, "then\n")
+		say(process.Stdout, "checking for x... ")
+		say(process.Stdout, "yes\n")
+		say(process.Stderr, "warning\n")
+		say(process.Stdout, "then\n")
 		expect()
 		time.Sleep(gatherTime)
 		expect("1:checking for x... yes\n", "2:warning\n", "1:then\n")
 
 		// much of it does not wait
 		much := strings.Repeat("x", gatherSize)
-		print(process.Stdout, much)
+		say(process.Stdout, much)
 		expect("1:" + much)
 
 		// nor does it after the end, and there is nothing twice
-		print(process.Stderr, "no newline")
+		say(process.Stderr, "no newline")
 		flush()
 		expect("2:no newline")
 		time.Sleep(2 * gatherTime)
