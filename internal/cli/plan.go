@@ -206,7 +206,11 @@ func writeWhy(w io.Writer, why *build.Reason) {
 	case len(why.Changes) == 0:
 		fmt.Fprintf(w, "%s is made from the same as its last result (key %.12s), but that is no longer in a store\n", why.Target, why.Last)
 	default:
-		fmt.Fprintf(w, "%s is built again: these inputs differ from those of its last result (key %.12s)\n", why.Target, why.Last)
+		unless := ""
+		if why.Status == build.PlanUnknown { // other checkouts and branches can have made it
+			unless = ", unless it turns out to be in a store when what it needs is built"
+		}
+		fmt.Fprintf(w, "%s is built again%s: these inputs differ from those of its last result (key %.12s)\n", why.Target, unless, why.Last)
 	}
 	writeChanges(w, why.Changes, "  ")
 	for _, n := range why.Waits {
