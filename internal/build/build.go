@@ -669,12 +669,19 @@ func (b *Builder) end(t *graph.Target, status progress.Status, r *store.Result, 
 	}
 	row := &Row{Name: t.Name, Status: status, Wall: took.Seconds(), Source: from, CPU: b.took[t.Name].CPU, Memory: b.took[t.Name].Memory}
 	if r != nil {
-		row.CPU, _ = strconv.ParseFloat(r.Annotations[store.AnnotationCPU], 64)
-		row.Memory, _ = strconv.ParseInt(r.Annotations[store.AnnotationMemory], 10, 64)
+		row.CPU, row.Memory = used(r)
 	}
 	b.rows[t.Name] = row
 	b.mu.Unlock()
 	b.display.Done(t.Name, status)
+}
+
+// used gives the seconds of processor time that a result took to build and the
+// bytes of memory at the peak, 0 for what is not known.
+func used(r *store.Result) (cpu float64, memory int64) {
+	cpu, _ = strconv.ParseFloat(r.Annotations[store.AnnotationCPU], 64)
+	memory, _ = strconv.ParseInt(r.Annotations[store.AnnotationMemory], 10, 64)
+	return cpu, memory
 }
 
 // waited notes how long a target was ready to be built, but could not be.

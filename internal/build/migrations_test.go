@@ -237,7 +237,10 @@ func (m *migrating) archive() string {
 }
 
 func (m *migrating) current() bool {
-	_, _, ok := Current(m.root, m.options(), nil)
+	_, _, ok, err := BuildCurrent(m.root, m.options(), nil)
+	if err != nil {
+		m.t.Error(err)
+	}
 	return ok
 }
 

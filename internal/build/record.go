@@ -15,6 +15,7 @@ import (
 
 	"slipway/internal/graph"
 	"slipway/internal/plan"
+	"slipway/internal/progress"
 	"slipway/internal/store"
 )
 
@@ -53,16 +54,22 @@ func recordMade() (string, error) {
 	return fmt.Sprintf("%s %x %x %x", self, st.Ino, info.Size(), info.ModTime().UnixNano()), nil
 }
 
-// Current tells from the record of the last build, without reading any other
-// file, that the named targets of the workspace at root are built and shown below
-// build/. It gives how many they are with all that they need, and what Outputs
-// gives.
-func Current(root string, opt Options, names []string) (targets int, outputs []string, ok bool) {
+// BuildCurrent is Build where the record of the last one, and no other file that
+// is read, tells that the named targets of the workspace at root are built and
+// shown below build/: all there is to do then is to write the report. It gives
+// that, and what Outputs gives; ok is false where Build has to find out.
+func BuildCurrent(root string, opt Options, names []string) (report *Report, outputs []string, ok bool, err error) {
+	began := time.Now()
 	r, ok := current(root, opt, names, true)
 	if !ok {
-		return 0, nil, false
+		return nil, nil, false, nil
 	}
-	return len(r.Targets), r.Outputs, true
+	var rows []*Row
+	for _, t := range r.Targets {
+		rows = append(rows, &Row{Name: t.Name, Status: progress.Cached, Source: t.From, CPU: t.CPU, Memory: t.Memory})
+	}
+	report = newReport(began, rows, nil)
+	return report, r.Outputs, true, report.write(reportsDir(root))
 }
 
 // CurrentPlan is Plan from the record of the last build or plan, if nothing has
@@ -165,7 +172,8 @@ func (b *Builder) writeRecord(r *plan.Record, began time.Time, names []string, t
 		if res == nil {
 			return nil
 		}
-		r.Targets = append(r.Targets, plan.Planned{Name: t.Name, Key: res.Key, Manifest: res.Digest, From: b.from(res)})
+		cpu, memory := used(res)
+		r.Targets = append(r.Targets, plan.Planned{Name: t.Name, Key: res.Key, Manifest: res.Digest, From: b.from(res), CPU: cpu, Memory: memory})
 		for _, f := range b.results.Missing(res) {
 			r.Lack(b.results.Path(f.Digest))
 		}

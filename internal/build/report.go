@@ -56,6 +56,7 @@ func (r *Row) worked() bool {
 // that a target waits for, whether by itself or by others.
 func (r *Report) sum(needs func(target string) []string) {
 	busy, hits, wanted := 0.0, 0, 0
+	r.CriticalPath = Path{Targets: []string{}}
 	chains := map[string]Path{} // the longest that ends with a target
 	for _, row := range r.Targets {
 		if row.Status != progress.Skipped {
@@ -79,7 +80,7 @@ func (r *Report) sum(needs func(target string) []string) {
 		}
 		chain := Path{append(slices.Clone(before.Targets), row.Name), before.Wall + row.Wall}
 		chains[row.Name] = chain
-		if chain.Wall > r.CriticalPath.Wall || r.CriticalPath.Targets == nil {
+		if chain.Wall > r.CriticalPath.Wall || len(r.CriticalPath.Targets) == 0 {
 			r.CriticalPath = chain
 		}
 	}
@@ -91,32 +92,42 @@ func (r *Report) sum(needs func(target string) []string) {
 	}
 }
 
-// writeReport writes the report of a build that did more than look, however it
-// ended.
-func (b *Builder) writeReport(started time.Time, targets []*graph.Target) error {
+// newReport makes the report of a build that began then and has ended now. needs
+// is that of sum.
+func newReport(began time.Time, rows []*Row, needs func(target string) []string) *Report {
+	r := &Report{Started: began.UTC(), Wall: time.Since(began).Seconds(), Cores: runtime.NumCPU(), Targets: rows}
+	r.sum(needs)
+	return r
+}
+
+// writeReport writes the report of a build, however it ended.
+func (b *Builder) writeReport(began time.Time, targets []*graph.Target) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	r := &Report{Started: started.UTC(), Wall: time.Since(started).Seconds(), Cores: runtime.NumCPU()}
+	var rows []*Row
 	byName := map[string]*graph.Target{}
 	for _, t := range targets {
 		byName[t.Name] = t
-		if row := b.rows[t.Name]; row != nil {
-			r.Targets = append(r.Targets, row)
+		row := b.rows[t.Name]
+		if row == nil { // the build ended before it came to this one
+			row = &Row{Name: t.Name, Status: progress.Skipped}
 		}
+		rows = append(rows, row)
 	}
-	if !slices.ContainsFunc(r.Targets, (*Row).worked) {
-		return nil
-	}
-	r.sum(func(target string) (names []string) {
+	return newReport(began, rows, func(target string) (names []string) {
 		for _, t := range b.needs(byName[target]) {
 			names = append(names, t.Name)
 		}
 		return names
-	})
-	return r.write(reportsDir(b.ws.Root))
+	}).write(reportsDir(b.ws.Root))
 }
 
-// write puts the report into a folder, whole or not at all.
+// keptReports is how many reports a workspace keeps: one of many targets takes a
+// megabyte or more, and every build writes one.
+const keptReports = 100
+
+// write puts the report into a folder, whole or not at all, and removes the
+// oldest there if they are more than keptReports.
 func (r *Report) write(dir string) error {
 	raw, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
@@ -137,7 +148,30 @@ func (r *Report) write(dir string) error {
 	if err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
+	names, err := reportNames(dir)
+	if err != nil {
+		return err
+	}
+	for _, old := range names[min(len(names), keptReports):] {
+		if err := os.Remove(filepath.Join(dir, old)); err != nil && !errors.Is(err, fs.ErrNotExist) { // another build removes it too
+			return fmt.Errorf("remove old report: %w", err)
+		}
+	}
 	return nil
+}
+
+// reportNames lists the files of reports in a folder, the newest first.
+func reportNames(dir string) (names []string, err error) {
+	entries, err := os.ReadDir(dir) // sorted by name, hence by time
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read reports: %w", err)
+	}
+	for _, e := range slices.Backward(entries) {
+		if strings.HasSuffix(e.Name(), ".json") {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
 }
 
 func reportsDir(root string) string { return filepath.Join(root, "build", "reports") }
@@ -147,25 +181,24 @@ func reportsDir(root string) string { return filepath.Join(root, "build", "repor
 // says which files and why.
 func Reports(root string, last int) (reports []*Report, damaged []error, err error) {
 	dir := reportsDir(root)
-	entries, err := os.ReadDir(dir) // sorted by name, hence by time
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fmt.Errorf("read reports: %w", err)
+	names, err := reportNames(dir)
+	if err != nil {
+		return nil, nil, err
 	}
-	slices.Reverse(entries)
-	for _, e := range entries {
+	for _, name := range names {
 		if len(reports) >= last {
 			break
 		}
-		if !strings.HasSuffix(e.Name(), ".json") {
-			continue
-		}
-		raw, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		raw, err := os.ReadFile(filepath.Join(dir, name))
 		var r *Report
 		if err == nil {
 			r, err = parseReport(raw)
 		}
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a build has just removed it
+		}
 		if err != nil {
-			damaged = append(damaged, fmt.Errorf("report %s is damaged: %w", filepath.Join(dir, e.Name()), err))
+			damaged = append(damaged, fmt.Errorf("report %s is damaged: %w", filepath.Join(dir, name), err))
 			continue
 		}
 		reports = append(reports, r)

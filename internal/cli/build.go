@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -25,9 +24,11 @@ the same inputs is taken from the store.
 RPMs appear in build/rpms/<package>/, images in
 build/images/<arch>-<variant>/<version>/, logs in build/logs/.`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			began := time.Now()
-			if n, outputs, ok := g.current(args); ok {
-				fmt.Fprintf(cmd.ErrOrStderr(), "%d cached in %.1fs\n", n, time.Since(began).Seconds())
+			if report, outputs, ok, err := g.buildCurrent(args); ok {
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "%d cached in %.1fs\n", len(report.Targets), report.Wall)
 				for _, path := range outputs {
 					fmt.Fprintln(cmd.OutOrStdout(), path)
 				}
@@ -69,21 +70,22 @@ build/images/<arch>-<variant>/<version>/, logs in build/logs/.`,
 	return cmd
 }
 
-// current finds out from the record of the last build that there is nothing to do.
-func (g *global) current(names []string) (targets int, outputs []string, ok bool) {
+// buildCurrent finds out from the record of the last build that there is nothing
+// to do. What is in the way of that, the build itself reports.
+func (g *global) buildCurrent(names []string) (report *build.Report, outputs []string, ok bool, err error) {
 	root, err := g.root()
 	if err != nil {
-		return 0, nil, false
+		return nil, nil, false, nil
 	}
 	cache, err := build.CacheDir()
 	if err != nil {
-		return 0, nil, false
+		return nil, nil, false, nil
 	}
 	user, err := workspace.LoadUser()
 	if err != nil {
-		return 0, nil, false
+		return nil, nil, false, nil
 	}
-	return build.Current(root, build.Options{Arch: g.arch, Cache: cache, Signing: user.Signing}, names)
+	return build.BuildCurrent(root, build.Options{Arch: g.arch, Cache: cache, Signing: user.Signing}, names)
 }
 
 func fetchCommand(g *global) *cobra.Command {

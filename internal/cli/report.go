@@ -26,15 +26,13 @@ func reportCommand(g *global) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report",
 		Short: "Show how long the last builds took, and why",
-		Long: `Report shows what the last builds that had something to do took: the slowest
-targets first, with the time that each was worked on, the processor time and the
-memory at the peak of its sandbox, and how long it waited though it could have
-been built. The critical path is the chain of targets, each waiting for the one
-before it, that took the longest.
+		Long: `Report shows what the last builds took: the slowest targets first, with the time
+that each was worked on, the processor time and the memory at the peak of its
+sandbox, and how long it waited though it could have been built. The critical path
+is the chain of targets, each waiting for the one before it, that took the longest.
 
-Every build that builds or fetches something writes a report, also one that fails.
-A build that finds all results in the store writes none: where nothing has changed
-it looks at the state of files, and does nothing else.
+Every build writes a report, also one that fails and one that finds everything
+built. The last 100 are kept.
 
 With --json the reports are printed as a list, the newest first, as they lie in
 build/reports/: times are in seconds, memory is in bytes, without page cache.`,
@@ -59,7 +57,7 @@ build/reports/: times are in seconds, memory is in bytes, without page cache.`,
 				fmt.Fprintf(cmd.ErrOrStderr(), "slipway: %v: it was left out; remove it\n", err)
 			}
 			if len(reports) == 0 {
-				return errors.New("there is no report: slipway build writes one into build/reports/ when it has something to do")
+				return errors.New("there is no report: slipway build writes one into build/reports/")
 			}
 			if asJSON {
 				out := json.NewEncoder(cmd.OutOrStdout())
@@ -98,6 +96,9 @@ func printReport(w io.Writer, r *build.Report) error {
 		}
 	}
 	fmt.Fprintf(w, "%s, %s: %s\n", r.Started.UTC().Format("2006-01-02 15:04:05 UTC"), seconds(r.Wall), strings.Join(counts, ", "))
+	if len(r.CriticalPath.Targets) == 0 {
+		return nil // nothing was worked on
+	}
 	fmt.Fprintf(w, "processor time %s on %d cores, %.1f targets at once, %.0f %% from caches\n", seconds(r.CPU), r.Cores, r.Parallelism, 100*r.CacheHitRatio)
 	fmt.Fprintf(w, "critical path %s: %s\n\n", seconds(r.CriticalPath.Wall), strings.Join(r.CriticalPath.Targets, ", "))
 
@@ -123,6 +124,8 @@ func seconds(s float64) string {
 	switch {
 	case d <= 0:
 		return "-"
+	case d < 100*time.Millisecond:
+		return d.Round(time.Millisecond).String()
 	case d < 10*time.Second:
 		return d.Round(100 * time.Millisecond).String()
 	}

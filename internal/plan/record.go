@@ -34,8 +34,10 @@ type Record struct {
 type Planned struct {
 	Name     string // "packages/glibc"
 	Key      string
-	Manifest string // digest of its result's manifest
-	From     string // where its files are
+	Manifest string  // digest of its result's manifest
+	From     string  // where its files are
+	CPU      float64 // seconds of user and system time that it took to build
+	Memory   int64   // bytes at the peak of its build; 0 when not known
 }
 
 // seen is a file as it was.
@@ -159,14 +161,15 @@ func (r *Record) Holds() bool {
 	return !changed.Load()
 }
 
-const recordHead, recordEnd = "slipway-plan 2", "end"
+const recordHead, recordEnd = "slipway-plan 3", "end"
 
 // Write puts the record into a file, by way of a temporary one.
 func (r *Record) Write(path string) error {
 	var b bytes.Buffer
 	b.WriteString(recordHead + "\n" + r.Made + "\n")
 	for _, t := range r.Targets {
-		b.WriteString("t " + t.Name + " " + t.Key + " " + t.Manifest + " " + t.From + "\n")
+		b.WriteString("t " + t.Name + " " + t.Key + " " + t.Manifest + " " + t.From +
+			" " + strconv.FormatFloat(t.CPU, 'g', -1, 64) + " " + strconv.FormatInt(t.Memory, 10) + "\n")
 	}
 	for _, o := range r.Outputs {
 		b.WriteString("o " + o + "\n")
@@ -218,10 +221,15 @@ func ReadRecord(path, made string) (*Record, bool) {
 		switch kind {
 		case "t":
 			f := strings.Split(value, " ")
-			if len(f) != 4 {
+			if len(f) != 6 {
 				return nil, false
 			}
-			r.Targets = append(r.Targets, Planned{f[0], f[1], f[2], f[3]})
+			cpu, errCPU := strconv.ParseFloat(f[4], 64)
+			memory, errMemory := strconv.ParseInt(f[5], 10, 64)
+			if errCPU != nil || errMemory != nil {
+				return nil, false
+			}
+			r.Targets = append(r.Targets, Planned{f[0], f[1], f[2], f[3], cpu, memory})
 		case "o":
 			r.Outputs = append(r.Outputs, value)
 		case "i", "v":

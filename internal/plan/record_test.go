@@ -32,7 +32,7 @@ func recorded(t *testing.T) (root, path string) {
 	if err := os.Remove(root + "/slipway.lock"); err != nil { // not all files need to be there
 		t.Fatal(err)
 	}
-	r := &Record{Made: "by me", Targets: []Planned{{"packages/a", "k", "sha256:m", "here"}}, Outputs: []string{root + "/build/rpms/a"}}
+	r := &Record{Made: "by me", Targets: []Planned{{"packages/a", "k", "sha256:m", "here", 1249.25, 1 << 31}}, Outputs: []string{root + "/build/rpms/a"}}
 	if err := r.Watch(ws, began); !errors.Is(err, ErrRacy) {
 		t.Errorf("files that have just been written: %v", err)
 	}
