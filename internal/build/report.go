@@ -100,10 +100,14 @@ func newReport(began time.Time, rows []*Row, needs func(target string) []string)
 	return r
 }
 
-// writeReport writes the report of a build, however it ended.
+// writeReport writes the report of a build, however it ended, unless that was before
+// it came to a target: what is refused leaves nothing behind.
 func (b *Builder) writeReport(began time.Time, targets []*graph.Target) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if len(b.rows) == 0 {
+		return nil
+	}
 	var rows []*Row
 	byName := map[string]*graph.Target{}
 	for _, t := range targets {
@@ -136,14 +140,17 @@ func (r *Report) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
-	temp, err := os.CreateTemp(dir, ".report-") // another build may have begun in the same millisecond
+	temp, err := os.CreateTemp(dir, ".report-")
 	if err != nil {
 		return fmt.Errorf("write report: %w", err)
 	}
 	defer os.Remove(temp.Name())
 	_, err = temp.Write(append(raw, '\n'))
 	if err = errors.Join(err, temp.Chmod(0o644), temp.Close()); err == nil {
-		err = os.Rename(temp.Name(), filepath.Join(dir, r.Started.Format("20060102T150405.000Z")+".json"))
+		err = fs.ErrExist
+		for at := r.Started; errors.Is(err, fs.ErrExist); at = at.Add(time.Millisecond) { // another build may have begun with this one
+			err = os.Link(temp.Name(), filepath.Join(dir, at.Format("20060102T150405.000Z")+".json"))
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("write report: %w", err)

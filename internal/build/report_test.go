@@ -159,20 +159,30 @@ func TestOldReportsGo(t *testing.T) {
 	}
 }
 
-// A report that cannot be written leaves none that is half.
+// Builds that begin at once have a report each, and what cannot be written leaves
+// none that is half.
 func TestReportIsWhole(t *testing.T) {
-	dir := t.TempDir()
-	r := &Report{Started: time.Unix(0, 0).UTC()}
-	name := filepath.Join(dir, "19700101T000000.000Z.json")
-	if err := os.MkdirAll(filepath.Join(name, "in the way"), 0o755); err != nil {
-		t.Fatal(err)
+	root := t.TempDir()
+	for _, name := range []string{"packages/a", "packages/b"} {
+		r := newReport(time.Unix(0, 0), []*Row{{Name: name, Status: progress.Cached}}, nil)
+		if err := r.write(reportsDir(root)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := r.write(dir); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("error %v", err)
+	reports, damaged, err := Reports(root, 3)
+	if err != nil || damaged != nil || len(reports) != 2 || reports[0].Targets[0].Name == reports[1].Targets[0].Name {
+		t.Errorf("%v, %v, %v", reports, damaged, err)
 	}
-	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 1 {
+	entries, err := os.ReadDir(reportsDir(root))
+	if err != nil || len(entries) != 2 {
 		t.Errorf("left: %v, %v", entries, err)
+	}
+	// JSON has no infinity
+	if err := (&Report{Wall: math.Inf(1)}).write(filepath.Join(root, "other")); err == nil {
+		t.Error("no error")
+	}
+	if _, err := os.Stat(filepath.Join(root, "other")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("left: %v", err)
 	}
 }
 

@@ -32,7 +32,7 @@ sandbox, and how long it waited though it could have been built. The critical pa
 is the chain of targets, each waiting for the one before it, that took the longest.
 
 Every build writes a report, also one that fails and one that finds everything
-built. The last 100 are kept.
+built; not one that is refused before it begins. The last 100 are kept.
 
 With --json the reports are printed as a list, the newest first, as they lie in
 build/reports/: times are in seconds, memory is in bytes, without page cache.`,
