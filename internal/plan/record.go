@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -205,23 +206,45 @@ func (r *Record) Write(path string) error {
 // ReadRecord reads what Write wrote. It reports false where there is no whole
 // record of what made says.
 func ReadRecord(path, made string) (*Record, bool) {
-	raw, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, false
 	}
-	text, ok := strings.CutPrefix(string(raw), recordHead+"\n"+made+"\n")
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, false
+	}
+	var raw strings.Builder // has megabytes for large workspaces: they are there once
+	raw.Grow(int(info.Size()))
+	if _, err := io.Copy(&raw, f); err != nil {
+		return nil, false
+	}
+	text, ok := strings.CutPrefix(raw.String(), recordHead+"\n"+made+"\n")
 	if !ok || !strings.HasSuffix(text, "\n"+recordEnd+"\n") {
 		return nil, false
 	}
-	r := &Record{Made: made}
+	r := &Record{Made: made,
+		Targets: make([]Planned, 0, strings.Count(text, "\nt ")+1),
+		inputs:  make([]seen, 0, strings.Count(text, "\ni ")+1),
+		views:   make([]seen, 0, strings.Count(text, "\nv ")+1),
+	}
 	for text != recordEnd+"\n" {
 		line, rest, _ := strings.Cut(text, "\n")
 		text = rest
 		kind, value, _ := strings.Cut(line, " ")
 		switch kind {
 		case "t":
-			f := strings.Split(value, " ")
-			if len(f) != 6 {
+			var f [6]string
+			n := 0
+			for field := range strings.SplitSeq(value, " ") {
+				if n == len(f) {
+					return nil, false
+				}
+				f[n] = field
+				n++
+			}
+			if n != len(f) {
 				return nil, false
 			}
 			cpu, errCPU := strconv.ParseFloat(f[4], 64)
