@@ -148,8 +148,13 @@ func (r *Report) write(dir string) error {
 	_, err = temp.Write(append(raw, '\n'))
 	if err = errors.Join(err, temp.Chmod(0o644), temp.Close()); err == nil {
 		err = fs.ErrExist
+		var name string
 		for at := r.Started; errors.Is(err, fs.ErrExist); at = at.Add(time.Millisecond) { // another build may have begun with this one
-			err = os.Link(temp.Name(), filepath.Join(dir, at.Format("20060102T150405.000Z")+".json"))
+			name = filepath.Join(dir, at.Format("20060102T150405.000Z")+".json")
+			err = os.Link(temp.Name(), name)
+		}
+		if err != nil { // a file system without hard links
+			err = os.Rename(temp.Name(), name)
 		}
 	}
 	if err != nil {
