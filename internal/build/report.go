@@ -147,15 +147,8 @@ func (r *Report) write(dir string) error {
 	defer os.Remove(temp.Name())
 	_, err = temp.Write(append(raw, '\n'))
 	if err = errors.Join(err, temp.Chmod(0o644), temp.Close()); err == nil {
-		err = fs.ErrExist
-		var name string
-		for at := r.Started; errors.Is(err, fs.ErrExist); at = at.Add(time.Millisecond) { // another build may have begun with this one
-			name = filepath.Join(dir, at.Format("20060102T150405.000Z")+".json")
-			err = os.Link(temp.Name(), name)
-		}
-		if err != nil { // a file system without hard links
-			err = os.Rename(temp.Name(), name)
-		}
+		// builds begin in the same millisecond, but not in the same nanosecond
+		err = os.Rename(temp.Name(), filepath.Join(dir, r.Started.Format("20060102T150405.000000000Z")+".json"))
 	}
 	if err != nil {
 		return fmt.Errorf("write report: %w", err)

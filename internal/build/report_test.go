@@ -51,7 +51,7 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	files, err := filepath.Glob(filepath.Join(root, "build", "reports", "*"))
-	if diff := cmp.Diff([]string{filepath.Join(root, "build/reports/20261123T102030.456Z.json")}, files); err != nil || diff != "" {
+	if diff := cmp.Diff([]string{filepath.Join(root, "build/reports/20261123T102030.456000000Z.json")}, files); err != nil || diff != "" {
 		t.Fatal(diff, err)
 	}
 	got, err := os.ReadFile(files[0])
@@ -163,8 +163,8 @@ func TestOldReportsGo(t *testing.T) {
 // none that is half.
 func TestReportIsWhole(t *testing.T) {
 	root := t.TempDir()
-	for _, name := range []string{"packages/a", "packages/b"} {
-		r := newReport(time.Unix(0, 0), []*Row{{Name: name, Status: progress.Cached}}, nil)
+	for i, name := range []string{"packages/a", "packages/b"} {
+		r := newReport(time.Unix(0, int64(i)), []*Row{{Name: name, Status: progress.Cached}}, nil)
 		if err := r.write(reportsDir(root)); err != nil {
 			t.Fatal(err)
 		}
@@ -177,12 +177,15 @@ func TestReportIsWhole(t *testing.T) {
 	if err != nil || len(entries) != 2 {
 		t.Errorf("left: %v, %v", entries, err)
 	}
-	// JSON has no infinity
-	if err := (&Report{Wall: math.Inf(1)}).write(filepath.Join(root, "other")); err == nil {
-		t.Error("no error")
+	inTheWay := filepath.Join(reportsDir(root), "19700101T000000.000000002Z.json")
+	if err := os.MkdirAll(filepath.Join(inTheWay, "x"), 0o755); err != nil {
+		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(root, "other")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("left: %v", err)
+	if err := newReport(time.Unix(0, 2), nil, nil).write(reportsDir(root)); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("error %v", err)
+	}
+	if entries, err := os.ReadDir(reportsDir(root)); err != nil || len(entries) != 3 {
+		t.Errorf("left: %v, %v", entries, err)
 	}
 }
 
